@@ -559,6 +559,18 @@ DATA_NO_IMAGES = "No images of this class yet"
 DATA_NO_IMAGES_LEAD = "Drop images or a folder on this page."
 DATA_NO_IMAGES_LEAD_READER = "Operators can upload images."
 DATA_CUT = "The first {count:,} images are listed."
+DATA_SCORES = "Scores by"
+DATA_NO_SCORES = "no scores"
+DATA_SCORES_OF_TRAINING = (
+    "Highest scores first, from the training of {model}. Images that it learned score lower than new ones."
+)
+DATA_SCORES_OF_INDEX = "Highest scores first, from the index of {model}."
+DATA_NOT_TRAINED_SCORES = (
+    "{model} has no scores of these images. Choose a model that was trained from this dataset."
+)
+DATA_NOT_INDEXED = "{model} has no scores of these images. Index them with: blemish index {model} {dataset}"
+DATA_WITHOUT_SCORE = "no score"
+DATA_LEARNED = "learned"
 DATA_SELECT_PAGE = "Select page"
 DATA_SELECT_NONE = "Clear selection"
 DATA_SELECT_ONE = "Select {name}"

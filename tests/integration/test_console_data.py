@@ -237,3 +237,12 @@ def test_dropped_folder_is_taken_and_its_upload_cancelled(
     page.locator(".bl-upload").get_by_role("button", name=texts.UPLOAD["cancel"]).click()
     opened.shows(texts.UPLOAD["cancelled"].format(done=0, total=11))
     assert client.dataset(empty).train_images == 0
+
+
+def test_images_are_shown_with_the_scores_of_a_model(url: str, opened: Window, tile_model: str) -> None:
+    page = opened.page
+    page.goto(f"{url}/data?dataset=tile&group=train/good&model=tile/1")
+    opened.shows(texts.DATA_SCORES_OF_TRAINING.format(model="tile/1"))
+    page.locator(".bl-shot .bl-chip").first.wait_for()
+    scores = [float(text) for text in page.locator(".bl-shot .bl-chip > div").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)

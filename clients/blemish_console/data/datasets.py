@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from blemish.v1.dataset_pb2 import Dataset, DatasetImage, UnpairedFiles
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
 from blemish_client.client import Client
+from blemish_client.errors import FailedPrecondition, InvalidArgument, NotFound
 from blemish_client.names import short
+from blemish_console.data.search import quoted
 
 MAX_IMAGES = 20_000
 """Most images of a class that a gallery lists."""
@@ -17,6 +20,7 @@ COVERS = 4
 TRAIN = "train/good"
 GOOD = "good"
 _PATHS_PER_CALL = 1000
+_MAX_SUSPECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,34 @@ class DatasetEntry:
     """Versions that were trained from it, the newest first."""
     unpaired: UnpairedFiles = field(default_factory=UnpairedFiles)
     """Masks and images that do not belong together; empty in the list of all datasets."""
+    versions: list[str] = field(default_factory=list)
+    """All versions, those that were trained from it first; empty in the list of all datasets."""
 
     @property
     def name(self) -> str:
         return short(self.dataset.name)
+
+
+@dataclass(frozen=True)
+class GalleryScore:
+    """The score of an image by a version."""
+
+    score: float
+    verdict: Verdict.ValueType
+    is_held_out: bool = True
+    """False for an image that the version learned, whose score is lower than that of a new one."""
+
+
+@dataclass(frozen=True)
+class GalleryScores:
+    """The scores of the images of one class."""
+
+    by_path: dict[str, GalleryScore] = field(default_factory=dict)
+
+    def ordered(self, images: Sequence[DatasetImage]) -> list[DatasetImage]:
+        """Return images with the highest scores first, and those without one last."""
+        lowest = GalleryScore(float("-inf"), VERDICT_NORMAL)
+        return sorted(images, key=lambda image: -self.by_path.get(image.path, lowest).score)
 
 
 @dataclass(frozen=True)
@@ -80,7 +108,10 @@ def read_dataset(client: Client, name: str) -> DatasetEntry:
         NotFound: if it does not exist.
     """
     dataset = client.dataset(name)
-    return DatasetEntry(dataset, _models_by_dataset(client)[dataset.name], client.unpaired(name))
+    trained = _models_by_dataset(client)
+    others = [version for of, versions in trained.items() if of != dataset.name for version in versions]
+    own = trained[dataset.name]
+    return DatasetEntry(dataset, own, client.unpaired(name), own + sorted(others))
 
 
 def read_covers(client: Client, name: str) -> list[DatasetImage]:
@@ -92,6 +123,37 @@ def read_images(client: Client, name: str, folder: str) -> Images:
     """Return the images of a class by path."""
     found = list(islice(client.images(name, under=f"{folder}/"), MAX_IMAGES + 1))
     return Images(found[:MAX_IMAGES], len(found) > MAX_IMAGES)
+
+
+def read_scores(client: Client, version: str, name: str, folder: str) -> GalleryScores:
+    """Return the scores of the images of a class by a version.
+
+    Scores of training images are from its training, at most 1000 that it held out and 1000 that it learned.
+    Scores of test images are from its index. A version that has neither gives no scores.
+    """
+    if folder == TRAIN:
+        try:
+            found = client.suspects(name, model=version, limit=_MAX_SUSPECTS)
+        except (FailedPrecondition, InvalidArgument, NotFound):
+            return GalleryScores()
+        if short(found.dataset) != name:
+            return GalleryScores()
+        return GalleryScores(
+            {
+                each.path: GalleryScore(
+                    each.score,
+                    VERDICT_ANOMALOUS if each.score > found.threshold else VERDICT_NORMAL,
+                    each.held_out,
+                )
+                for each in found.suspects
+            }
+        )
+    where = f"dataset = {quoted(name)} AND class = {quoted(folder.partition('/')[2])}"
+    try:
+        items = list(islice(client.items(version, where=where), MAX_IMAGES))
+    except NotFound:  # the version has no index
+        return GalleryScores()
+    return GalleryScores({item.path: GalleryScore(item.score, item.verdict) for item in items})
 
 
 def remove(client: Client, name: str, paths: Sequence[str]) -> int:

@@ -12,8 +12,8 @@ from blemish_client.client import Client
 from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import datasets
-from blemish_console.data.datasets import DatasetEntry, Group, Images
-from blemish_console.formats import size, when
+from blemish_console.data.datasets import DatasetEntry, GalleryScores, Group, Images
+from blemish_console.formats import number, size, when
 from blemish_console.pages import dataset_image
 from blemish_console.pages.upload_box import UploadBox
 from blemish_console.shell import View
@@ -25,9 +25,9 @@ _MAX_MODELS = 3
 _MAX_NAMED = 5
 
 
-def address(name: str, folder: str = "") -> str:
-    """Return the address of a dataset's galleries, of one class if a folder is given."""
-    parts = {"dataset": name, "group": folder}
+def address(name: str, folder: str = "", model: str = "") -> str:
+    """Return the address of a dataset's galleries, of one class and with scores if they are given."""
+    parts = {"dataset": name, "group": folder, "model": model}
     return f"/data?{urlencode({key: value for key, value in parts.items() if value})}"
 
 
@@ -101,6 +101,10 @@ class DatasetPage:
         if group is None:  # the class is empty by now, or the address names none
             group = next((each for each in known if each.count), known[0])
         images = await self._view.session.call(datasets.read_images, entry.name, group.folder)
+        model = self._view.query.get("model", "")
+        scores = GalleryScores()
+        if model:
+            scores = await self._view.session.call(datasets.read_scores, model, entry.name, group.folder)
         for part in (self._head, self._body):
             part.clear()
         is_operator = self._view.session.may(ROLE_OPERATOR)
@@ -109,7 +113,7 @@ class DatasetPage:
         if is_operator:
             self._draw_upload(known, group)
         with self._body:
-            _Gallery(self._view, self.refresh, entry, group, images).draw(known)
+            _Gallery(self._view, self.refresh, entry, group, images, scores).draw(known)
 
     def _draw_upload(self, known: list[Group], group: Group) -> None:
         folders = [(each.folder, title(each)) for each in known]
@@ -131,13 +135,16 @@ class _Gallery:
         entry: DatasetEntry,
         group: Group,
         images: Images,
+        scores: GalleryScores,
     ) -> None:
         self._view = view
         self._refresh = refresh
         self._entry = entry
         self._group = group
         self._listed = images
-        self._images = images.images
+        self._scores = scores
+        self._model = view.query.get("model", "")
+        self._images = scores.ordered(images.images) if scores.by_path else images.images
         self._page = 1
         self._chosen: set[str] = set()
         self._known: list[Group] = []
@@ -149,6 +156,8 @@ class _Gallery:
             self._draw_groups(known)
             with ui.row().classes("w-full items-center").style("min-height: 40px; gap: 10px"):
                 self._draw_tools()
+            if self._model and self._images:
+                self._draw_score_note()
             self._tiles = ui.element("div").classes("bl-gallery")
             self._pages = ui.row().classes("w-full items-center justify-center")
         self._draw_page()
@@ -156,7 +165,9 @@ class _Gallery:
     def _draw_groups(self, known: list[Group]) -> None:
         with ui.element("nav").classes("bl-groups"):
             for each in known:
-                link = ui.link(target=address(self._entry.name, each.folder)).classes("bl-group")
+                link = ui.link(target=address(self._entry.name, each.folder, self._model)).classes(
+                    "bl-group"
+                )
                 if each.folder == self._group.folder:
                     link.classes("bl-group-here").props("aria-current=page")
                 with link:
@@ -167,6 +178,17 @@ class _Gallery:
     def _draw_tools(self) -> None:
         self._state = ui.label().classes("bl-faint")
         ui.space()
+        versions = self._entry.versions
+        if self._images and versions:
+            choices = versions if self._model in ("", *versions) else [self._model, *versions]
+            ui.select(
+                {"": texts.DATA_NO_SCORES} | {each: each for each in choices},
+                value=self._model,
+                label=texts.DATA_SCORES,
+                on_change=lambda change: ui.navigate.to(
+                    address(self._entry.name, self._group.folder, change.value)
+                ),
+            ).props("dense outlined options-dense").style("min-width: 170px")
         if self._is_operator and self._images:
             self._select_page = ui.button(
                 texts.DATA_SELECT_PAGE, icon="select_all", on_click=self._choose_page
@@ -177,6 +199,27 @@ class _Gallery:
             self._move.props("flat dense")
             self._remove = ui.button(texts.DATA_REMOVE, icon="delete", on_click=self._ask_to_remove)
             self._remove.props("flat dense")
+
+    def _draw_score_note(self) -> None:
+        is_training = self._group.folder == datasets.TRAIN
+        if self._scores.by_path:
+            text = texts.DATA_SCORES_OF_TRAINING if is_training else texts.DATA_SCORES_OF_INDEX
+        elif is_training:
+            text = texts.DATA_NOT_TRAINED_SCORES
+        else:
+            text = texts.DATA_NOT_INDEXED
+        ui.label(text.format(model=self._model, dataset=self._entry.name)).classes("bl-faint")
+
+    def _draw_score(self, image: DatasetImage) -> None:
+        found = self._scores.by_path.get(image.path)
+        with ui.row().classes("items-center").style("gap: 6px; min-height: 26px"):
+            if found is None:
+                ui.label(texts.DATA_WITHOUT_SCORE).classes("bl-faint").style("font-size: 12.5px")
+                return
+            sign = theme.verdict_sign(found.verdict)
+            theme.chip(theme.Sign(number(found.score), sign.icon, sign.tone))
+            if not found.is_held_out:
+                ui.label(texts.DATA_LEARNED).classes("bl-faint").style("font-size: 12.5px")
 
     def _draw_page(self) -> None:
         self._tiles.clear()
@@ -224,6 +267,8 @@ class _Gallery:
                 check.props["aria-label"] = texts.DATA_SELECT_ONE.format(name=name)
                 self._shots[image.path] = (tile, check)
             label = ui.label(name).classes("bl-name")
+            if self._scores.by_path:
+                self._draw_score(image)
             label.props["title"] = image.original_path or image.path
             ui.label(f"{image.width} x {image.height}").classes("bl-faint bl-number").style(
                 "font-size: 12.5px"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator, Sequence
 
+import grpc
+
 from blemish.v1.dataset_pb2 import (
     ClassCount,
     Dataset,
@@ -8,8 +10,11 @@ from blemish.v1.dataset_pb2 import (
     DeleteImagesResponse,
     MoveImagesResponse,
 )
-from blemish.v1.model_pb2 import Model, ModelVersion
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
+from blemish.v1.model_pb2 import ListSuspectsResponse, Model, ModelVersion, Suspect
+from blemish.v1.search_pb2 import Hit
 from blemish_client.client import Client
+from blemish_client.errors import NotFound
 from blemish_console.data import datasets
 
 TILE = Dataset(
@@ -91,3 +96,41 @@ def test_more_images_than_a_call_takes_are_moved_in_several() -> None:
     client = StoredDatasets()
     assert datasets.move(client, "tile", [f"train/good/{n}.png" for n in range(1001)], "test/crack") == 2
     assert client.moved == [(1000, "test/crack"), (1, "test/crack")]
+
+
+class ScoredDatasets(StoredDatasets):
+    """A client of a server whose version a/1 was trained from tile, and has an index with one image."""
+
+    def suspects(self, dataset: str, *, model: str = "", limit: int = 10) -> ListSuspectsResponse:
+        scored = [
+            Suspect(path="train/good/0.png", score=3, held_out=True),
+            Suspect(path="train/good/1.png", score=1),
+        ]
+        return ListSuspectsResponse(dataset="datasets/tile", threshold=2, suspects=scored)
+
+    def items(self, model: str, *, where: str = "", order_by: str = "") -> Iterator[Hit]:
+        if model != "a/1":
+            raise NotFound("no index", code=grpc.StatusCode.NOT_FOUND)
+        assert where == 'dataset = "tile" AND class = "crack"'
+        yield Hit(path="test/crack/0.png", score=9, verdict=VERDICT_ANOMALOUS)
+
+
+def test_training_images_have_the_scores_of_the_training() -> None:
+    found = datasets.read_scores(ScoredDatasets(), "a/1", "tile", "train/good").by_path
+    assert [(path, each.score, each.verdict, each.is_held_out) for path, each in found.items()] == [
+        ("train/good/0.png", 3, VERDICT_ANOMALOUS, True),
+        ("train/good/1.png", 1, VERDICT_NORMAL, False),
+    ]
+    assert not datasets.read_scores(ScoredDatasets(), "a/1", "grid", "train/good").by_path
+
+
+def test_test_images_have_the_scores_of_the_index() -> None:
+    found = datasets.read_scores(ScoredDatasets(), "a/1", "tile", "test/crack").by_path
+    assert [(path, each.score) for path, each in found.items()] == [("test/crack/0.png", 9)]
+    assert not datasets.read_scores(ScoredDatasets(), "b/1", "tile", "test/crack").by_path
+
+
+def test_images_are_ordered_by_score_and_those_without_one_come_last() -> None:
+    scores = datasets.read_scores(ScoredDatasets(), "a/1", "tile", "train/good")
+    images = [DatasetImage(path=f"train/good/{n}.png") for n in (2, 1, 0)]
+    assert [each.path[-5] for each in scores.ordered(images)] == ["0", "1", "2"]
