@@ -24,12 +24,13 @@ _PAGES = {
     "line": ("/line", ".bl-tile img"),
     "review": ("/review?model=tile&order=least-certain", ".bl-image"),
     "summary": ("/review/summary?model=tile", ".bl-table"),
+    "search": ("/search?model=tile&item={item}", ".bl-hit img"),
     "data": ("/data?dataset=tile", ".bl-shot"),
     "image": ("/data/image?dataset=tile&path=test/crack/000.png", ".bl-draw > img"),
     "train": ("/train", ".bl-setting"),
     "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),
-    "compare": ("/compare?model=tile", ".bl-compared"),
+    "compare": ("/compare?model=tile", ".bl-table"),
     "threshold": ("/models?version=tile/1", ".bl-threshold"),
     "system": ("/system", ".bl-table"),
 }
@@ -80,9 +81,10 @@ def _fill(client: Client, home: Path) -> list[bytes]:
 
 def _write(browser: Any, url: str, theme: str, folder: Path, client: Client, frames: list[bytes]) -> None:
     job = next(job.name for job in client.jobs() if job.HasField("train"))
+    item = next(iter(client.items("tile", where="source = camera AND label = confirmed"))).item
     with window(browser, viewport=_SIZE, color_scheme=theme) as opened:
         for name, (path, selector) in _PAGES.items():
-            opened.page.goto(url + path.format(job=job))
+            opened.page.goto(url + path.format(job=job, item=item))
             if name == "line":  # it shows the images that arrive while it is open
                 opened.page.locator(".bl-tile").first.wait_for(timeout=_WITHIN_MS)
                 for camera, part in (("line-3 left", frames[:3]), ("line-3 right", frames[-3:])):

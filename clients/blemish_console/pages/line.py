@@ -21,6 +21,8 @@ MAX_TILES = 64
 """Number of cameras that are drawn."""
 MAX_BOXES = 16
 """Number of regions that are drawn over a frame."""
+_FILTER_FROM = 7
+"""Number of cameras from which on a part of their name can be chosen."""
 _REFRESH_S = 0.25
 _LOWEST_P_VALUE = 1e-3
 """Lower end of the sparkline, whose scale is logarithmic."""
@@ -107,7 +109,7 @@ class _LinePage:
         self._waiting.set_visibility(not watch.has_begun and watch.failure is None)
         self._empty.set_visibility(watch.has_begun and not watch.cameras)
         self._unmatched.set_visibility(bool(watch.cameras) and not names)
-        self._filter.set_visibility(len(watch.cameras) > 1 or bool(self._wanted))
+        self._filter.set_visibility(len(watch.cameras) >= _FILTER_FROM or bool(self._filter.value))
         self._more.set_visibility(len(names) > MAX_TILES)
         self._more_count.set_text(texts.MORE_CAMERAS.format(count=len(names) - MAX_TILES))
 
