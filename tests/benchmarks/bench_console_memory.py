@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the memory of the console and of a browser's tab while a Line page stays open.
+
+    python -m tests.benchmarks.bench_console_memory [--minutes 10] [--rate 500]
+
+A server that sends made-up verdicts of 20 cameras replays the events of many hours within minutes. The page
+is drawn at its own pace of four times a second, and thumbnails come ten times as often as on a line with 10
+verdicts a second. Every five seconds a second tab opens another page and is closed. Every two minutes the
+server drops the watch, so that the console watches again.
+"""
+
+import argparse
+import itertools
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tests.benchmarks.bench_console import browser_processes, process_at
+from tests.benchmarks.report import parser, section
+from tests.support.browser import chromium, console, window
+from tests.support.fake_server import CallError, FakeServer, picture, serve
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
+from blemish.v1.inspection_pb2 import (
+    CameraState,
+    CameraStates,
+    InspectionEvent,
+    InspectionThumbnail,
+    WatchInspectionsResponse,
+)
+
+_CAMERAS = 20
+_USUAL_RATE = 10.0
+"""Verdicts per second of a line with this number of cameras."""
+_THUMBNAILS_PER_S = 100
+_WATCH_S = 120.0
+_VISIT_S = 5.0
+_VISITED = ("/system", "/train", "/data", "/models", "/line")
+_SAMPLES = 10
+_MIB = 2**20
+
+
+class Line(FakeServer):
+    """A server whose cameras send verdicts at a high rate."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.sent = 0
+        """Verdicts sent."""
+        self.began = 0
+        """Watches begun."""
+        self._rate = rate
+        self._picture = picture(240)
+
+    def WatchInspections(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Send verdicts, thumbnails and states, then end the call as a server that is restarted does."""
+        self.began += 1
+        until_s = time.monotonic() + _WATCH_S
+        yield self._states()
+        for second in itertools.count():
+            began_s = time.monotonic()
+            yield from self._verdicts(np.random.default_rng(second))
+            yield self._states()
+            time.sleep(max(0.0, 1.0 - (time.monotonic() - began_s)))
+            if time.monotonic() > until_s or not context.is_active():
+                break
+        CallError(grpc.StatusCode.UNAVAILABLE, "the server is restarted").abort(context)
+
+    def _verdicts(self, noise: np.random.Generator) -> Iterator[WatchInspectionsResponse]:
+        every = max(1, round(self._rate / _THUMBNAILS_PER_S))
+        for number, p_value in enumerate(noise.uniform(size=int(self._rate))):
+            event = self._event(number % _CAMERAS, float(p_value))
+            self.sent += 1
+            yield WatchInspectionsResponse(inspection=event)
+            if number % every == 0:
+                # Each differs by a byte after its end, so that the browser cannot reuse an older one.
+                jpeg = self._picture + self.sent.to_bytes(8)
+                drawn = self._event(number // every % _CAMERAS, float(p_value))
+                yield WatchInspectionsResponse(thumbnail=InspectionThumbnail(inspection=drawn, jpeg=jpeg))
+
+    def _event(self, camera: int, p_value: float) -> InspectionEvent:
+        event = InspectionEvent(
+            camera=f"camera {camera}",
+            model_version="models/tile/versions/1",
+            verdict=VERDICT_ANOMALOUS if p_value < 0.05 else VERDICT_NORMAL,
+            score=1 - p_value,
+            threshold=0.95,
+            p_value=p_value,
+            width=640,
+            height=480,
+        )
+        event.time.GetCurrentTime()
+        return event
+
+    def _states(self) -> WatchInspectionsResponse:
+        cameras = [
+            CameraState(camera=f"camera {each}", last=self._event(each, 0.5), images_per_second=0.5)
+            for each in range(_CAMERAS)
+        ]
+        return WatchInspectionsResponse(states=CameraStates(cameras=cameras))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The memory at one moment, in MiB."""
+
+    verdicts: int
+    console: float
+    heap: float
+    """JavaScript heap of the tab after a collection of garbage."""
+    browser: float
+    """Resident memory of all processes of the browser."""
+
+
+def measure(folder: Path, minutes: float, rate: float) -> tuple[list[Sample], Line]:
+    line = Line(rate)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    grpc_server = serve(line, address)
+    try:
+        with console(address, folder) as url, chromium() as browser, window(browser) as opened:
+            opened.page.goto(f"{url}/line")
+            opened.page.locator(".bl-tile img").nth(_CAMERAS - 1).wait_for()
+            tools = opened.page.context.new_cdp_session(opened.page)
+            samples, visits = [], itertools.cycle(_VISITED)
+            began_s = time.monotonic()
+            for number in range(_SAMPLES + 1):
+                while time.monotonic() - began_s < 60 * minutes * number / _SAMPLES:
+                    visit = opened.page.context.new_page()
+                    visit.goto(url + next(visits))
+                    visit.wait_for_timeout(1000 * _VISIT_S)
+                    visit.close()
+                tools.send("HeapProfiler.collectGarbage")
+                heap = tools.send("Runtime.getHeapUsage")["usedSize"]
+                rss = sum(each.memory_info().rss for each in browser_processes())
+                samples.append(
+                    Sample(line.sent, process_at(url).memory_info().rss / _MIB, heap / _MIB, rss / _MIB)
+                )
+                print(samples[-1], flush=True)
+            assert opened.page.locator(".bl-tile").count() == _CAMERAS
+            return samples, line
+    finally:
+        grpc_server.stop(0)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=10.0)
+    options.add_argument("--rate", type=float, default=500.0, help="verdicts per second")
+    arguments: argparse.Namespace = options.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as made,
+        section("bench_console_memory", "Console: memory over time", arguments) as report,
+    ):
+        samples, line = measure(Path(made), arguments.minutes, arguments.rate)
+        hours = line.sent / _USUAL_RATE / 3600
+        report.write(
+            f"{line.sent:,} verdicts in {arguments.minutes:g} minutes, as many as a line with "
+            f"{_USUAL_RATE:g} verdicts a second gives in {hours:.0f} hours. The page was drawn four times "
+            f"a second, so its drawing is that of {arguments.minutes:g} minutes. {line.began} watches.\n"
+        )
+        report.write("| verdicts | console, MiB | heap of the tab, MiB | all of Chromium, MiB |")
+        report.write("|---|---|---|---|")
+        for each in samples:
+            report.write(
+                f"| {each.verdicts:,} | {each.console:.0f} | {each.heap:.1f} | {each.browser:.0f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
