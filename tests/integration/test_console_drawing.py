@@ -71,6 +71,10 @@ def mask_of(client: Client, name: str) -> NDArray[np.bool_]:
         return np.asarray(image.convert("L")) > 0
 
 
+_STILL_MS = 300
+"""Time without a movement after which the layout of a page is taken as final."""
+
+
 class Paper:
     """The image of a page, on which a test draws in px of the image."""
 
@@ -80,7 +84,10 @@ class Paper:
         page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
         page.locator(".bl-draw").hover()  # once it has stopped moving
         page.locator(".bl-draw").evaluate("view => view.scrollIntoView({block: 'center'})")
-        frame = image.bounding_box()
+        frame, before = image.bounding_box(), None
+        while frame != before:
+            page.wait_for_timeout(_STILL_MS)
+            frame, before = image.bounding_box(), frame
         self._left, self._top, self._scale = frame["x"], frame["y"], frame["width"] / side
 
     def at(self, x: float, y: float) -> tuple[float, float]:
