@@ -11,20 +11,28 @@ server drops the watch, so that the console watches again.
 
 import argparse
 import itertools
+import json
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import grpc
 import numpy as np
+import psutil
+from playwright.sync_api import sync_playwright
 from tests.benchmarks.bench_console import browser_processes, process_at
 from tests.benchmarks.report import parser, section
-from tests.support.browser import chromium, console, window
+from tests.support.browser import chromium_command, console
 from tests.support.fake_server import CallError, FakeServer, picture, serve
+from tests.support.processes import stop, wait_for_file
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.inspection_pb2 import (
@@ -112,42 +120,80 @@ class Sample:
 
     verdicts: int
     console: float
-    heap: float
-    """JavaScript heap of the tab after a collection of garbage."""
+    tabs: float
+    """Resident memory of the processes that draw pages."""
     browser: float
     """Resident memory of all processes of the browser."""
 
 
-def measure(folder: Path, minutes: float, rate: float) -> tuple[list[Sample], Line]:
+class Browser:
+    """Chromium without a debugger: Playwright's would keep what the page has received."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        command = [*chromium_command(), "--headless=new", "--remote-debugging-port=0"]
+        command += [f"--user-data-dir={folder}", "--window-size=1280,800", url]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        port, _ = wait_for_file(folder / "DevToolsActivePort", self.process).split()
+        self.address = f"http://127.0.0.1:{port}"
+
+    def visit(self, url: str, seconds: float) -> None:
+        """Open a page in a tab of its own for a time."""
+        opening = Request(f"{self.address}/json/new?{quote(url, safe='')}", method="PUT")
+        tab = json.load(urlopen(opening, timeout=30))
+        time.sleep(seconds)
+        urlopen(f"{self.address}/json/close/{tab['id']}", timeout=30).read()
+
+    def check(self, url: str) -> float:
+        """Check that the Line page still shows all cameras, and return its JavaScript heap in MiB."""
+        with sync_playwright() as playwright:
+            attached = playwright.chromium.connect_over_cdp(self.address)
+            [page] = [page for each in attached.contexts for page in each.pages if page.url == url]
+            assert page.locator(".bl-tile img").count() == _CAMERAS
+            tools = page.context.new_cdp_session(page)
+            tools.send("HeapProfiler.collectGarbage")
+            used: int = tools.send("Runtime.getHeapUsage")["usedSize"]
+            return used / _MIB
+
+
+def measure(folder: Path, minutes: float, rate: float) -> tuple[list[Sample], float, Line]:
     line = Line(rate)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     grpc_server = serve(line, address)
     try:
-        with console(address, folder) as url, chromium() as browser, window(browser) as opened:
-            opened.page.goto(f"{url}/line")
-            opened.page.locator(".bl-tile img").nth(_CAMERAS - 1).wait_for()
-            tools = opened.page.context.new_cdp_session(opened.page)
-            samples, visits = [], itertools.cycle(_VISITED)
-            began_s = time.monotonic()
-            for number in range(_SAMPLES + 1):
-                while time.monotonic() - began_s < 60 * minutes * number / _SAMPLES:
-                    visit = opened.page.context.new_page()
-                    visit.goto(url + next(visits))
-                    visit.wait_for_timeout(1000 * _VISIT_S)
-                    visit.close()
-                tools.send("HeapProfiler.collectGarbage")
-                heap = tools.send("Runtime.getHeapUsage")["usedSize"]
-                rss = sum(each.memory_info().rss for each in browser_processes())
-                samples.append(
-                    Sample(line.sent, process_at(url).memory_info().rss / _MIB, heap / _MIB, rss / _MIB)
-                )
-                print(samples[-1], flush=True)
-            assert opened.page.locator(".bl-tile").count() == _CAMERAS
-            return samples, line
+        with console(address, folder) as url:
+            browser = Browser(folder / "profile", f"{url}/line")
+            try:
+                samples, visits = [], itertools.cycle(_VISITED)
+                began_s = time.monotonic()
+                for number in range(_SAMPLES + 1):
+                    while time.monotonic() - began_s < 60 * minutes * number / _SAMPLES:
+                        browser.visit(url + next(visits), _VISIT_S)
+                    samples.append(
+                        Sample(
+                            line.sent,
+                            process_at(url).memory_info().rss / _MIB,
+                            _resident("--type=renderer"),
+                            _resident(""),
+                        )
+                    )
+                    print(samples[-1], flush=True)
+                return samples, browser.check(f"{url}/line"), line
+            finally:
+                stop(browser.process)
     finally:
         grpc_server.stop(0)
+
+
+def _resident(option: str) -> float:
+    """Return the resident memory of the browser's processes that have an option, in MiB."""
+    total = 0
+    for process in browser_processes():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if option in " ".join(process.cmdline()):
+                total += process.memory_info().rss
+    return total / _MIB
 
 
 def main() -> None:
@@ -159,18 +205,19 @@ def main() -> None:
         tempfile.TemporaryDirectory() as made,
         section("bench_console_memory", "Console: memory over time", arguments) as report,
     ):
-        samples, line = measure(Path(made), arguments.minutes, arguments.rate)
+        samples, heap, line = measure(Path(made), arguments.minutes, arguments.rate)
         hours = line.sent / _USUAL_RATE / 3600
         report.write(
             f"{line.sent:,} verdicts in {arguments.minutes:g} minutes, as many as a line with "
             f"{_USUAL_RATE:g} verdicts a second gives in {hours:.0f} hours. The page was drawn four times "
             f"a second, so its drawing is that of {arguments.minutes:g} minutes. {line.began} watches.\n"
         )
-        report.write("| verdicts | console, MiB | heap of the tab, MiB | all of Chromium, MiB |")
+        report.write(f"Heap of the tab at the end, after a collection of garbage: {heap:.0f} MiB.\n")
+        report.write("| verdicts | console, MiB | tabs, MiB | all of Chromium, MiB |")
         report.write("|---|---|---|---|")
         for each in samples:
             report.write(
-                f"| {each.verdicts:,} | {each.console:.0f} | {each.heap:.1f} | {each.browser:.0f} |"
+                f"| {each.verdicts:,} | {each.console:.0f} | {each.tabs:.0f} | {each.browser:.0f} |"
             )
 
 

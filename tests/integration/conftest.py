@@ -12,7 +12,7 @@ import pytest
 from tests.support.ports import free_port
 from tests.support.processes import wait_for_port
 from tests.support.running_stack import RunningStack as RunningStack
-from tests.support.running_stack import running_stack
+from tests.support.running_stack import running_stack as running_stack
 
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
@@ -50,7 +50,11 @@ def client(stack: RunningStack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def tile_model(stack: RunningStack) -> str:
-    """Train a version on the small tile dataset and index its test images."""
+    return trained_tile(stack)
+
+
+def trained_tile(stack: RunningStack) -> str:
+    """Train a version on the small tile dataset, index its test images, and return its name."""
     with Client(stack.address) as client:
         client.import_dataset("tile", str(stack.surfaces / "tile"))
         trained = client.wait(client.train("tile", model_id="tile", promote=True))

@@ -91,7 +91,7 @@ def test_search_finds_the_image_itself_first(client: Client, surfaces: Path, til
     assert (hits[0].category, hits[0].class_name, hits[0].dataset) == ("tile", "oil", "datasets/tile")
     assert hits[0].score == pytest.approx(found.query.score, rel=1e-3)
 
-    same = list(client.search(hits[0].item, "tile", limit=20))
+    same = list(client.search(hits[0].item, "tile", limit=20, datasets=["tile"]))
     assert len(same) == 13  # all but itself
     assert [hit.item for hit in same[:4]] == [hit.item for hit in hits[1:]]
 

@@ -26,15 +26,20 @@ def chromium() -> Iterator[Any]:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
         _leave_out("Playwright is not installed; get it with: pip install 'blemish[dev]'")
-    executable = next(filter(None, map(shutil.which, _NAMES)), None)
-    if executable is None:
-        _leave_out("Chromium is not installed; get it with: apt-get install chromium")
-    # Chromium's sandbox does not run as root.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    executable, *arguments = chromium_command()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         yield browser
         browser.close()
+
+
+def chromium_command() -> list[str]:
+    """Return the command that starts Chromium, or skip the test with the reason."""
+    executable = next(filter(None, map(shutil.which, _NAMES)), None)
+    if executable is None:
+        _leave_out("Chromium is not installed; get it with: apt-get install chromium")
+    # Chromium's sandbox does not run as root.
+    return [executable, "--no-sandbox"] if os.geteuid() == 0 else [executable]
 
 
 def _leave_out(reason: str) -> NoReturn:

@@ -2,6 +2,7 @@
 """The element of a page on which a person draws, with its tools."""
 
 import base64
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +88,12 @@ class Canvas(Element, component="canvas.js"):
             self.on("undo", lambda: self._step(sketch.undo))
             self.on("clear", lambda: self._step(sketch.clear))
 
-    def configure(self, **settings: object) -> None:
-        """Change tool, radius, layer or erases."""
-        self.run_method("configure", settings)
+    def configuring(self, settings: Mapping[str, object]) -> str:
+        """Return the script that changes tool, radius, layer or erases.
+
+        Handlers of the browser run it, because a person may draw before an answer of the server arrives.
+        """
+        return f"getElement({self.id}).configure({json.dumps(settings)})"
 
     def clear_all(self) -> None:
         """Remove everything that is drawn, as the person can."""
@@ -160,34 +164,36 @@ def _tool_choice(canvas: Canvas, options: DrawingOptions) -> None:
         tools.append(_ERASER)
     tools.append(_MOVE)
 
-    def choose(tool: str) -> None:
+    def settings(tool: str) -> dict[str, object]:
         is_eraser = tool == _ERASER
-        canvas.configure(tool=Tool.BRUSH.value if is_eraser else tool, erases=is_eraser)
+        return {"tool": Tool.BRUSH.value if is_eraser else tool, "erases": is_eraser}
 
-    _choice(tools, _ICONS, texts.DRAW_TOOLS, texts.DRAW_TOOL_NAMES, choose)
+    _choice(canvas, tools, _ICONS, texts.DRAW_TOOLS, texts.DRAW_TOOL_NAMES, settings)
 
 
 def _layer_choice(canvas: Canvas, options: DrawingOptions) -> None:
     layers = [layer.value for layer in options.layers]
     _choice(
+        canvas,
         layers,
         _LAYER_ICONS,
         texts.DRAW_LAYERS,
         texts.DRAW_LAYER_NAMES,
-        lambda layer: canvas.configure(layer=layer),
+        lambda layer: {"layer": layer},
         word_class="bl-draw-name",
     )
 
 
 def _choice(
+    canvas: Canvas,
     values: Sequence[str],
     icons: Mapping[str, str],
     titles: Mapping[str, str],
     words: Mapping[str, str],
-    choose: Callable[[str], None],
+    settings: Callable[[str], Mapping[str, object]],
     word_class: str = "bl-draw-word",
 ) -> None:
-    """Draw buttons of which one is chosen, at first the first one."""
+    """Draw buttons of which one is chosen, at first the first one. Each has its settings of the canvas."""
     buttons: dict[str, ui.button] = {}
 
     def mark(value: str) -> None:
@@ -198,13 +204,10 @@ def _choice(
             )
             button.props["aria-pressed"] = "true" if is_chosen else "false"
 
-    def pick(value: str) -> None:
-        mark(value)
-        choose(value)
-
     with ui.row().classes("bl-draw-group").props("role=group"):
         for value in values:
-            button = ui.button(icon=icons[value], on_click=lambda value=value: pick(value))
+            button = ui.button(icon=icons[value], on_click=lambda value=value: mark(value))
+            button.on("click", js_handler=f"() => {canvas.configuring(settings(value))}")
             button.props("dense padding='4px 6px'").tooltip(titles[value])
             button.props["aria-label"] = titles[value]
             with button:
@@ -216,8 +219,9 @@ def _choice(
 def _size_choice(canvas: Canvas, sketch: Sketch) -> None:
     radii = list(dict.fromkeys(brush_radii(sketch)))
     sizes = {radius: texts.DRAW_SIZE.format(size=f"{2 * radius:g}") for radius in radii}
-    ui.select(
-        sizes,
-        value=canvas.radius,
-        on_change=lambda change: canvas.configure(radius=change.value),
-    ).props("dense outlined options-dense").classes("bl-draw-size").props["aria-label"] = texts.DRAW_SIZES
+    sizing = f"(choice) => {canvas.configuring({'radius': '?'})}".replace('"?"', f"{radii}[choice.value]")
+    size = (
+        ui.select(sizes, value=canvas.radius).props("dense outlined options-dense").classes("bl-draw-size")
+    )
+    size.on("update:model-value", js_handler=sizing)
+    size.props["aria-label"] = texts.DRAW_SIZES

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests.integration.conftest import RunningStack
-from tests.support.browser import Window, chromium, console, window
+from tests.support.browser import Window, window
 
 from blemish_client import Client
 from blemish_console import texts
@@ -20,24 +20,6 @@ DATASET = "drawn-on"
 SIDE = 200
 BRUSHED = (64, 96)
 """Left and top of the mask that the image has at first."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Window]:
-    with window(browser) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def url(stack: RunningStack, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with console(stack.address, tmp_path_factory.mktemp("console")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

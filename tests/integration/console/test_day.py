@@ -1,28 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole day in the console: from a folder of images to a new threshold, in a real browser."""
 
-import time
 from pathlib import Path
 
 import pytest
 from tests.integration.conftest import RunningStack
+from tests.integration.console.conftest import kept
 from tests.support.browser import chromium, console, window
 
 from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM
 from blemish_client import Client, Store, StreamPolicy
 from blemish_client.demo.surfaces import generate
-from blemish_client.errors import NotFound
 from blemish_console import texts
 
 _TRAINED_WITHIN_MS = 120_000
 _CAMERA = "day-line"
-
-
-def _kept(client: Client) -> int:
-    try:
-        return client.count_items("day", where="source = camera")
-    except NotFound:  # the first frame makes the index
-        return 0
 
 
 def test_day_from_a_folder_of_images_to_a_new_threshold(
@@ -64,17 +56,14 @@ def test_day_from_a_folder_of_images_to_a_new_threshold(
         # Stream, and see it on Line
         page.get_by_role("link", name=texts.LINE, exact=True).click()
         page.wait_for_url("**/line")
-        page.goto(f"{url}/line?camera={_CAMERA}")  # of the cameras of other tests, only 64 are drawn
+        opened.hides(texts.LINE_WAITING)
         images = [path.read_bytes() for path in sorted((folder / "test").glob("*/*.png"))]
         streamed = client.stream(images, "day", camera=_CAMERA, store=Store.ALL, policy=StreamPolicy.BLOCK)
         assert len(list(streamed)) == len(images)
         page.locator(".bl-tile", has_text=_CAMERA).locator("img").wait_for()
 
         # Review
-        give_up = time.monotonic() + 20
-        while _kept(client) < len(images):
-            assert time.monotonic() < give_up, "not all frames were kept"
-            time.sleep(0.1)
+        kept(client, "day", len(images))
         page.goto(f"{url}/review?model=day&show=all&order=highest-score")
         opened.shows(texts.POSITION.format(position=1, total=len(images)))
         page.get_by_label(texts.DEFECT_CLASS).fill("crack")
@@ -84,18 +73,18 @@ def test_day_from_a_folder_of_images_to_a_new_threshold(
         opened.shows(texts.POSITION.format(position=2, total=len(images)))
         page.keyboard.press("f")
         opened.shows(texts.POSITION.format(position=3, total=len(images)))
-        kept = list(client.items("day", where="source = camera", order_by="score desc"))
-        assert [item.label for item in kept[:2]] == [LABEL_CONFIRMED, LABEL_FALSE_ALARM]
+        frames = list(client.items("day", where="source = camera", order_by="score desc"))
+        assert [item.label for item in frames[:2]] == [LABEL_CONFIRMED, LABEL_FALSE_ALARM]
 
         # Search
-        page.goto(f"{url}/search?model=day&item={kept[0].item}")
+        page.goto(f"{url}/search?model=day&item={frames[0].item}")
         opened.shows("hits, the most similar first")
         assert page.locator(".bl-hit").count() == len(images) - 1
 
         # Calibrate
         page.goto(f"{url}/models?version=day/1")
         page.locator(".bl-threshold").wait_for()
-        wanted = round((kept[0].score + kept[1].score) / 2, 3)
+        wanted = round((frames[0].score + frames[1].score) / 2, 3)
         page.get_by_label(texts.THRESHOLD_FIELD, exact=True).fill(str(wanted))
         page.keyboard.press("Enter")
         page.get_by_role("button", name=texts.CALIBRATE).click()

@@ -8,33 +8,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.integration.conftest import RunningStack
-from tests.support.browser import Window, chromium, console, window
+from tests.integration.console.conftest import MARKUP
+from tests.support.browser import Window
 
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
 from blemish_client.errors import NotFound
 from blemish_console import texts
-
-MARKUP = "<img src=x onerror=\"document.title='taken over'\">"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Window]:
-    with window(browser) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def url(stack: RunningStack, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with console(stack.address, tmp_path_factory.mktemp("console")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
