@@ -3,9 +3,10 @@
 
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
-from blemish.v1.model_pb2 import ClassMetrics, Interval, Latency, Metrics
+from blemish.v1.model_pb2 import ClassMetrics, FrameLatency, Interval, Latency, Metrics
 from blemish_client.cli.output import number, optional, share, table
 
 _METRICS = (
@@ -78,6 +79,15 @@ def _classes(metrics: Metrics) -> Table:
         )
         rows.add_row(defect.class_name, str(defect.images), *cells)
     return rows
+
+
+def frame_latency(latency: FrameLatency) -> str:
+    """Return the measured time of a frame, for people."""
+    threads = {0: "", 1: ", one thread"}.get(latency.threads, f", {latency.threads} threads")
+    return (
+        f"{_ms(latency.median)} ms for {latency.width} x {latency.height} px on {latency.device}{threads} "
+        f"({escape(latency.processor)})"
+    )
 
 
 def _latency(latency: Latency) -> Table:

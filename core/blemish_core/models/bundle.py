@@ -36,7 +36,7 @@ from blemish_core.platform.bounded import Count, Time
 from blemish_core.platform.errors import Corrupt
 from blemish_core.platform.files import atomic_write
 from blemish_core.platform.names import MAX_VERSION
-from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.card import FrameLatency, RuntimeCard
 from blemish_layouts.reading import read_regular
 
 MANIFEST = "manifest.json"
@@ -94,6 +94,8 @@ class Manifest(BaseModel):
     metrics: Metrics | None
     runtimes: Mapping[str, RuntimeCard] = {}
     """Runtimes other than torch, by name; empty in old bundles."""
+    latencies: tuple[FrameLatency, ...] = ()
+    """Measured time of a frame by each runtime; empty in old bundles."""
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]
     """SHA-256 of each other file of the bundle, in hex."""

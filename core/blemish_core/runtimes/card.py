@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a manifest about runtimes: parity with torch, cost of INT8, and reasons for refusal."""
+"""The part of a manifest about runtimes: parity, cost of INT8, time of a frame, reasons for refusal."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from blemish_core.platform.bounded import Count
 
@@ -64,3 +66,21 @@ class RuntimeCard(_Frozen):
     quantization: Quantization | None = None
     held_out: HeldOut | None = None
     """Scores for its own calibration; None if torch's apply."""
+
+
+class FrameLatency(_Frozen):
+    """The time of one frame from its pixels to its prediction, measured after the training."""
+
+    runtime: str
+    device: str
+    processor: str
+    """Name of the CPU or GPU."""
+    threads: Count
+    """Threads on a CPU; 0 on a GPU."""
+    median_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    frames: Count
+    """Number of measured frames, after a warm-up."""
+    width: Count
+    """Width of the frame, px."""
+    height: Count
+    """Height of the frame, px."""

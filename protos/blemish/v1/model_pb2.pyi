@@ -198,6 +198,7 @@ class ModelVersion(_message.Message):
     WHITE_LEVEL_GIVEN_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
@@ -273,6 +274,10 @@ class ModelVersion(_message.Message):
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEvaluation]:
         """Evaluations of the version by jobs, the newest first, at most 100. Not set by ListModels."""
 
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrameLatency]:
+        """The time of a frame by each runtime, measured after the training. Empty for versions of older servers."""
+
     def __init__(
         self,
         *,
@@ -301,10 +306,11 @@ class ModelVersion(_message.Message):
         white_level_given: _builtins.bool = ...,
         mask: Global___FrameMask | None = ...,
         evaluations: _abc.Iterable[Global___ModelEvaluation] | None = ...,
+        latencies: _abc.Iterable[Global___FrameLatency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "mask", b"mask", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "evaluations", b"evaluations", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "evaluations", b"evaluations", "job", b"job", "latencies", b"latencies", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,6 +629,56 @@ class Runtime(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Runtime: _TypeAlias = Runtime  # noqa: Y015
+
+@_typing.final
+class FrameLatency(_message.Message):
+    """The time of one frame, from its pixels to its prediction. The machine that trained the version measured it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    MEDIAN_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    runtime: _builtins.str
+    """torch, openvino or openvino-int8."""
+    device: _builtins.str
+    """cpu, cuda, ..."""
+    processor: _builtins.str
+    """The name of the CPU or GPU."""
+    threads: _builtins.int
+    """Threads on a CPU. 0 on a GPU."""
+    frames: _builtins.int
+    """Number of measured frames, after a warm-up."""
+    width: _builtins.int
+    """Width of the frame in px."""
+    height: _builtins.int
+    """Height of the frame in px."""
+    @_builtins.property
+    def median(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        runtime: _builtins.str = ...,
+        device: _builtins.str = ...,
+        processor: _builtins.str = ...,
+        threads: _builtins.int = ...,
+        median: _duration_pb2.Duration | None = ...,
+        frames: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["median", b"median"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "frames", b"frames", "height", b"height", "median", b"median", "processor", b"processor", "runtime", b"runtime", "threads", b"threads", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameLatency: _TypeAlias = FrameLatency  # noqa: Y015
 
 @_typing.final
 class Parity(_message.Message):

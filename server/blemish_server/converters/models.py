@@ -17,7 +17,7 @@ from blemish_core.models.store import Model
 from blemish_core.models.suspects import Suspect
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_name, item_name, job_name
-from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.card import FrameLatency, RuntimeCard
 from blemish_core.search.flips import DEFAULT_FLIPPED, DEFAULT_PERIOD, MAX_FLIPPED, Flips
 from blemish_server.auth.access import Caller
 from blemish_server.converters.enums import EnumMapping
@@ -202,6 +202,7 @@ def model_version_to_proto(
         white_level_given=manifest.white_level.given if manifest.white_level else False,
         mask=mask_to_proto(manifest.mask) if manifest.mask else None,
         runtimes=[_runtime(name, card) for name, card in sorted(manifest.runtimes.items())],
+        latencies=map(_frame_latency, manifest.latencies),
     )
 
 
@@ -427,6 +428,19 @@ def _runtime(name: str, card: RuntimeCard) -> pb.Runtime:
 
 def _intervals(intervals: Mapping[str, Interval]) -> dict[str, pb.Interval]:
     return {name: pb.Interval(low=interval.low, high=interval.high) for name, interval in intervals.items()}
+
+
+def _frame_latency(latency: FrameLatency) -> pb.FrameLatency:
+    return pb.FrameLatency(
+        runtime=latency.runtime,
+        device=latency.device,
+        processor=latency.processor,
+        threads=latency.threads,
+        median=duration_to_proto(latency.median_s),
+        frames=latency.frames,
+        width=latency.width,
+        height=latency.height,
+    )
 
 
 def _latency(latency: Latency) -> pb.Latency:

@@ -24,6 +24,7 @@ from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write
 from blemish_core.report.tiles import IGNORED_COLOUR, picture_of_mask
+from blemish_core.runtimes.card import FrameLatency
 
 HOSTILE = "'\"><img src=x onerror=alert(1)>"
 
@@ -210,6 +211,23 @@ def test_report_without_test_images_describes_the_training(tmp_path: Path) -> No
     assert "Training report" in text
     assert "no test images" in text
     assert "10 images of train/good, held out" in text
+
+
+def test_report_gives_the_measured_time_of_a_frame(tmp_path: Path) -> None:
+    measured = FrameLatency(
+        runtime="openvino",
+        device="cpu",
+        processor="Some CPU <9>",
+        threads=1,
+        median_s=0.01234,
+        frames=5,
+        width=640,
+        height=480,
+    )
+    write(Report(make_report_manifest(latencies=(measured,)), None, []), tmp_path)
+    text = Elements((tmp_path / "report.html").read_text()).text
+    assert "frame by openvino" in text
+    assert "12.3 ms for 640 x 480 px on cpu, one thread (Some CPU <9>), median of 5" in text
 
 
 def test_cross_calibration_guarantees_no_rate(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from blemish_client.cli.calibrations import (
     threshold_rule,
 )
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask, confirm_deletion
-from blemish_client.cli.figures import metrics_tables
+from blemish_client.cli.figures import frame_latency, metrics_tables
 from blemish_client.cli.groups import has_subcommand
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
@@ -852,6 +852,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
             if calibration.HasField("best_f1_threshold")
             else ABSENT,
         ),
+        *((f"frame by {each.runtime}", frame_latency(each)) for each in version.latencies),
         ("created", f"{when(version.create_time)} by {version.job}"),
         ("size", size(version.size_bytes)),
         ("libraries", ", ".join(f"{k} {v}" for k, v in sorted(version.libraries.items()))),

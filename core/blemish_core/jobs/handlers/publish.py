@@ -19,6 +19,7 @@ from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import ImageSplits, export_int8, export_openvino
+from blemish_core.jobs.handlers.frame_latency import measure_latencies
 from blemish_core.jobs.record import TrainSpec, now
 from blemish_core.jobs.reporter import WarningCollector
 from blemish_core.models import bundle
@@ -26,7 +27,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage, write_good_images
 from blemish_core.models.loading import write_weights
 from blemish_core.models.suspects import find_suspects
-from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.card import FrameLatency, RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
 
 _LISTED = 10
@@ -102,12 +103,16 @@ class _BundleWriter:
     reporter: WarningCollector
     runtimes: dict[str, RuntimeCard] = field(default_factory=dict)
     """Exported runtimes; the folder keeps their files if the bundle is written again."""
+    latencies: list[FrameLatency] = field(default_factory=list)
+    """Measured time of a frame by each runtime."""
 
     def write(self, folder: Path, number: int) -> None:
         """Write the bundle of version ``number``; called again if another job takes the number."""
         if not self.runtimes and self.context.runtime.name != TORCH:
             self._export_runtimes(folder)
-        self.reporter.progress("publish", 0, 1, "bundle")
+        self._keep_alive()
+        if not self.latencies:
+            self._measure_latencies(folder)
         sha256, size = write_weights(self.trained.training.detector, folder)
         mask = self.trained.training.detector.mask
         if mask is not None:
@@ -161,6 +166,7 @@ class _BundleWriter:
             calibration=calibration,
             metrics=self.evaluation.metrics if self.evaluation else None,
             runtimes=self.runtimes,
+            latencies=tuple(self.latencies),
             libraries=bundle.libraries(),
             sha256=sha256,
             size_bytes=size_bytes,
@@ -194,6 +200,21 @@ class _BundleWriter:
         if int8 and ALGORITHMS[spec.detector].quantizable:
             auroc = self.evaluation.metrics.image_auroc if self.evaluation else None
             self.runtimes[INT8] = export_int8(training, splits, auroc, folder, spec.seed, progress)
+
+    def _measure_latencies(self, folder: Path) -> None:
+        published = {name: folder / card.file for name, card in self.runtimes.items() if card.file}
+        found = measure_latencies(
+            self.trained.training.detector,
+            self.trained.images.reads[0](),
+            published,
+            self.context.device,
+            self._keep_alive,
+        )
+        self.latencies.extend(found)
+
+    def _keep_alive(self) -> None:
+        # A cancellation takes effect here.
+        self.reporter.progress("publish", 0, 1, "bundle")
 
     def _image_splits(self) -> ImageSplits:
         """Return the training images and the test images that the evaluation could read."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -65,6 +66,15 @@ def test_card_of_a_shadow_shows_the_comparison(run: Run, fake: FakeServer) -> No
     shown = " ".join(run("models", "show", "m/2").stdout.split())
     assert "0 0 0 0 0" in shown
     assert "disagreements" not in shown
+
+
+def test_card_shows_the_measured_time_of_a_frame(run: Run, fake: FakeServer) -> None:
+    row = fake.card.latencies.add(
+        runtime="openvino", device="cpu", processor="Some CPU [9]", threads=1, width=640, height=480
+    )
+    row.median.FromTimedelta(timedelta(milliseconds=12.3))
+    shown = " ".join(run("models", "show", "m/2").stdout.split())
+    assert "frame by openvino 12.3 ms for 640 x 480 px on cpu, one thread (Some CPU [9])" in shown
 
 
 def test_force_reaches_the_server(run: Run, fake: FakeServer) -> None:

@@ -280,3 +280,11 @@ def test_promotion_at_the_end_does_not_lose_the_threshold_of_a_person(tmp_path: 
     assert newest.author == "jobs/second"
     assert newest.value == pytest.approx(1 / 3)
     assert reporter.notes == [f"models/tile/versions/2 is in production and judges by {describe(newest)}"]
+
+
+@pytest.mark.usefixtures("weights")
+def test_card_has_the_measured_time_of_a_frame_by_each_runtime(context: JobContext) -> None:
+    train(context, SPEC, "job", RecordingReporter())
+    manifest = context.models.manifest(ModelRef("cloth", 1))
+    assert {each.runtime for each in manifest.latencies} == {"torch", "openvino"}
+    assert all(each.frames >= 5 and each.median_s > 0 for each in manifest.latencies)
