@@ -512,9 +512,8 @@ SEARCH_NEIGHBOURS = "Neighbours"
 SEARCH_START = "Nothing searched for yet"
 SEARCH_START_LEAD = "Drop an image on the left. Similar past images appear here as they are found."
 SEARCH_NO_INDEX = "Nothing is indexed yet"
-SEARCH_NO_INDEX_LEAD = (
-    "Index a dataset with: blemish index {model} DATASET. Frames that a stream keeps are added, too."
-)
+SEARCH_NO_INDEX_LEAD = "Add the images of a dataset. Frames that a stream keeps are added, too."
+START_INDEXING = "Index images"
 SEARCH_NO_HIT = "No indexed image matches"
 SEARCH_NO_HIT_LEAD = "Remove a condition of the filter, or choose another model."
 SEARCH_FAULT = "The filter has a fault"
@@ -568,7 +567,7 @@ DATA_SCORES_OF_INDEX = "Highest scores first, from the index of {model}."
 DATA_NOT_TRAINED_SCORES = (
     "{model} has no scores of these images. Choose a model that was trained from this dataset."
 )
-DATA_NOT_INDEXED = "{model} has no scores of these images. Index them with: blemish index {model} {dataset}"
+DATA_NOT_INDEXED = "{model} has no scores of these images. Indexing measures them, and search finds them."
 DATA_WITHOUT_SCORE = "no score"
 DATA_LEARNED = "learned"
 DATA_SELECT_PAGE = "Select page"

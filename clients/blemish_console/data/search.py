@@ -5,6 +5,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
@@ -12,7 +13,8 @@ from PIL import Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import Hit
 from blemish_client.client import Client
-from blemish_client.errors import NotFound
+from blemish_client.errors import FailedPrecondition, NotFound
+from blemish_client.names import short
 from blemish_client.rendering.images import decode
 from blemish_client.transport.requests import SearchOptions
 from blemish_console.drawing.shapes import Box, Layer, Sketch, Tool, mask_png
@@ -109,6 +111,15 @@ def read_index(client: Client, model: str) -> IndexContents:
     classes = sorted({item.class_name for item in page.items if item.class_name})
     cameras = sorted({item.camera for item in page.items if item.camera})
     return IndexContents(page.total_size, classes, cameras)
+
+
+def datasets_to_index(client: Client, model: str) -> list[str]:
+    """Return the names of all datasets, first the one that the model was trained from."""
+    own = ""
+    with suppress(NotFound, FailedPrecondition):  # the model has no version in production
+        own = client.model(model).dataset
+    found = sorted(client.datasets(), key=lambda each: (each.name != own, each.name))
+    return [short(each.name) for each in found]
 
 
 def read_item(client: Client, item: str, model: str) -> tuple[Hit, QueryPicture]:

@@ -106,6 +106,11 @@ def read_model_ids(client: Client) -> list[str]:
     return [model.name.removeprefix("models/") for model in client.models()]
 
 
+def start_indexing(client: Client, model: str, dataset: str) -> Job:
+    """Add the images of a dataset to the index of a model or version."""
+    return client.embed(model, dataset)
+
+
 def is_ended(job: Job) -> bool:
     """Return whether a job has ended, in whichever way."""
     return job.state in _ENDED

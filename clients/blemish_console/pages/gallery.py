@@ -15,6 +15,7 @@ from blemish_console.data import datasets
 from blemish_console.data.datasets import DatasetEntry, GalleryScores, Group, Images
 from blemish_console.formats import number, size, when
 from blemish_console.pages import dataset_image
+from blemish_console.pages.indexing import draw_indexing
 from blemish_console.pages.upload_box import UploadBox
 from blemish_console.shell import View
 
@@ -208,7 +209,10 @@ class _Gallery:
             text = texts.DATA_NOT_TRAINED_SCORES
         else:
             text = texts.DATA_NOT_INDEXED
-        ui.label(text.format(model=self._model, dataset=self._entry.name)).classes("bl-faint")
+        with ui.row().classes("items-center"):
+            ui.label(text.format(model=self._model)).classes("bl-faint")
+            if text == texts.DATA_NOT_INDEXED:
+                draw_indexing(self._view, self._model, [self._entry.name])
 
     def _draw_score(self, image: DatasetImage) -> None:
         found = self._scores.by_path.get(image.path)

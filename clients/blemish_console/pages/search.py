@@ -20,6 +20,7 @@ from blemish_console.data.search import Found, ImageQuery, IndexContents, QueryP
 from blemish_console.drawing.canvas import DrawingOptions, draw
 from blemish_console.drawing.shapes import Layer, Sketch
 from blemish_console.formats import item_title, number, when
+from blemish_console.pages.indexing import draw_indexing
 from blemish_console.shell import View, describe, leave
 
 _HIT_PX = 256
@@ -37,13 +38,16 @@ async def _draw(view: View, frame: ui.element) -> None:
     names = [short(model.name) for model in await view.session.call(models.read_models)]
     model = view.query.get("model", "") or (names[0] if names else "")
     index = await view.session.call(search.read_index, model) if model else IndexContents(0)
+    datasets: list[str] = []
+    if names and not index.size:
+        datasets = await view.session.call(search.datasets_to_index, model)
     frame.clear()
     with frame:
         if not names:
             with theme.card():
                 theme.empty(texts.SEARCH_NO_MODEL, texts.NO_MODELS_LEAD, "category")
             return
-        page = _SearchPage(view, model, index)
+        page = _SearchPage(view, model, index, datasets)
         page.draw(names)
     if item := view.query.get("item"):
         await page.choose_item(item)
@@ -52,8 +56,9 @@ async def _draw(view: View, frame: ui.element) -> None:
 class _SearchPage:
     """The query and the filter on the left, the hits on the right."""
 
-    def __init__(self, view: View, model: str, index: IndexContents) -> None:
+    def __init__(self, view: View, model: str, index: IndexContents, datasets: list[str]) -> None:
         self._view = view
+        self._datasets = datasets
         self._model = model
         self._index = index
         self._where = view.query.get("where", "")
@@ -112,8 +117,9 @@ class _SearchPage:
             if self._index.size:
                 theme.empty(texts.SEARCH_START, texts.SEARCH_START_LEAD, "image_search")
             else:
-                lead = texts.SEARCH_NO_INDEX_LEAD.format(model=self._model)
-                theme.empty(texts.SEARCH_NO_INDEX, lead, "inventory_2")
+                theme.empty(texts.SEARCH_NO_INDEX, texts.SEARCH_NO_INDEX_LEAD, "inventory_2")
+                with ui.column().classes("w-full items-center"):
+                    draw_indexing(self._view, self._model, self._datasets)
 
     def _max_bytes(self) -> int:
         limit = self._view.session.info.limits.max_image_bytes

@@ -14,6 +14,7 @@ from tests.support.browser import Window
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
 from blemish_client.errors import NotFound
+from blemish_client.names import short
 from blemish_console import texts
 
 
@@ -226,3 +227,19 @@ def test_images_are_shown_with_the_scores_of_a_model(url: str, opened: Window, t
     page.locator(".bl-shot .bl-chip").first.wait_for()
     scores = [float(text) for text in page.locator(".bl-shot .bl-chip > div").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_images_without_scores_are_indexed_from_the_page(
+    url: str, opened: Window, client: Client, dataset: str, tile_model: str
+) -> None:
+    page = opened.page
+    address = f"{url}/data?dataset={dataset}&group=test/good&model={short(tile_model)}"
+    page.goto(address)
+    page.get_by_role("button", name=texts.START_INDEXING).click()
+    page.wait_for_url("**/train?job=*")
+    opened.shows(texts.INDEXING.format(dataset=dataset, model=short(tile_model)))
+    assert client.wait(next(iter(client.jobs()))).error == ""
+    page.goto(address)
+    opened.shows(texts.DATA_SCORES_OF_INDEX.format(model=short(tile_model)))
+    assert page.locator(".bl-shot .bl-chip").count() == 2
+    assert page.get_by_role("button", name=texts.START_INDEXING).count() == 0
