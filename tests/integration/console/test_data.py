@@ -169,6 +169,27 @@ def test_upload_that_was_cut_names_what_is_stored_and_goes_on(
     assert client.dataset(empty).train_images == 40
 
 
+def test_image_of_the_same_name_is_replaced_only_if_asked(
+    url: str, opened: Window, client: Client, empty: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.png"
+    Image.new("L", (32, 32), 10).save(file)
+    client.upload_image(empty, "train/good/a.png", file.read_bytes())
+    Image.new("L", (32, 32), 200).save(file)
+    page = opened.page
+    page.goto(f"{url}/data?dataset={empty}")
+    opened.shows(texts.UPLOAD["drop"])
+    page.set_input_files("input[multiple]", str(file))
+    page.get_by_role("button", name=texts.UPLOAD["start_one"]).click()
+    opened.shows("0 stored, 0 unchanged, 0 replaced, 1 left out")
+    assert client.dataset_image(empty, "train/good/a.png").content != file.read_bytes()
+    page.set_input_files("input[multiple]", str(file))
+    page.get_by_text(texts.UPLOAD["replace"]).click()
+    page.get_by_role("button", name=texts.UPLOAD["start_one"]).click()
+    opened.shows("0 stored, 0 unchanged, 1 replaced, 0 left out")
+    assert client.dataset_image(empty, "train/good/a.png").content == file.read_bytes()
+
+
 def _pass_first(route: Any, passed: list[str]) -> None:
     """Let the first batch through, and cut the connection of the others."""
     passed.append(route.request.url)
