@@ -134,7 +134,7 @@ class _CameraTile:
         self._picture: InspectionEvent | None = None
         with ui.element("section").classes("bl-tile") as self.root:
             with ui.element("div").classes("bl-tile-head"):
-                ui.label(name).classes("bl-tile-name")
+                ui.label(name).classes("bl-tile-name").props["title"] = name
                 self._model = ui.label().classes("bl-faint")
             with ui.element("div").classes("bl-tile-verdict").props('role="status"') as self._verdict:
                 self._icon = ui.icon("help", size="44px")
