@@ -30,8 +30,10 @@ class Algorithm:
     load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
     """Factory of a detector from settings, tensors and device."""
     min_images: int
-    quantizable: bool = False
-    """True if the network supports INT8."""
+    max_int8_drop: float = 0.005
+    """Largest loss of image AUROC at which INT8 is published."""
+    int8_tensors: frozenset[str] = frozenset()
+    """Tensors that INT8 has of its own, from a training on its features; empty if it shares all."""
     check: Callable[[Any, Sequence[Size], Path], None] = lambda settings, sizes, weights: None
     """Check of settings, image sizes and the folder of imported weights, without reading images or weights.
 
@@ -76,6 +78,8 @@ _ALL = (
         _train_patchcore,
         PatchCore.load,
         patchcore.MIN_IMAGES,
+        max_int8_drop=0.003,
+        int8_tensors=patchcore.FEATURE_TENSORS,
         check=_check_patchcore,
     ),
     Algorithm(
@@ -85,7 +89,6 @@ _ALL = (
         _train_efficientad,
         EfficientAd.load,
         efficientad.MIN_IMAGES,
-        quantizable=True,
         check=_check_efficientad,
     ),
 )

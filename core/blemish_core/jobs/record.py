@@ -71,6 +71,8 @@ class PatchCoreSpec(_StoredModel):
     max_entries: int | None = None
     neighbors: int | None = None
     whitened: bool | None = None
+    int8: bool | None = None
+    """Switch for publishing an INT8 network in the bundle; None follows the worker's runtime."""
 
 
 class EfficientAdSpec(_StoredModel):
@@ -112,13 +114,16 @@ class TrainSpec(_StoredModel):
     @property
     def settings(self) -> dict[str, Any]:
         """Explicitly requested settings of the detector."""
-        chosen = self.efficientad or self.patchcore or PatchCoreSpec()
-        return chosen.model_dump(exclude_none=True, exclude={"int8"})
+        return self._chosen.model_dump(exclude_none=True, exclude={"int8"})
 
     @property
     def int8(self) -> bool | None:
         """Requested INT8 switch; None if the request leaves it open."""
-        return self.efficientad.int8 if self.efficientad is not None else False
+        return self._chosen.int8
+
+    @property
+    def _chosen(self) -> PatchCoreSpec | EfficientAdSpec:
+        return self.efficientad or self.patchcore or PatchCoreSpec()
 
 
 class EmbedSpec(_StoredModel):

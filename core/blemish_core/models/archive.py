@@ -240,8 +240,8 @@ def _check(manifest: Manifest, head: _Header) -> None:
     for name, sha256 in manifest.sha256.items():
         if head.sha256.get(name) != sha256:
             raise _invalid(f"its manifest has another SHA-256 of {name[:100]}")
-    networks = {str(card.file) for card in manifest.runtimes.values() if card.file is not None}
-    if unknown := networks - set(manifest.sha256):
+    files = {name for card in manifest.runtimes.values() for name in (card.file, card.tensors) if name}
+    if unknown := files - set(manifest.sha256):
         raise _invalid(f"its manifest names the network {min(unknown)[:100]!r}, which is missing")
     if bundle.WEIGHTS not in manifest.sha256:
         raise _invalid("it has no weights")

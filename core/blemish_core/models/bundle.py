@@ -7,7 +7,7 @@
     weights.safetensors   all tensors
     mask.png              mask, if there is one
     reference.png         image to align with
-    openvino/             networks: model.xml, int8.xml
+    openvino/             networks: model.xml, int8.xml; int8.safetensors, tensors that INT8 replaces
     report/               report, never loaded
 
 A published bundle never changes. Later additions are stored next to it: calibrations
@@ -47,7 +47,11 @@ MASK = "mask.png"
 REFERENCE = "reference.png"
 FORMAT = 2
 """Format of new versions. Older servers, which would ignore masks and scales, refuse it."""
-_READ_FORMATS = (1, FORMAT)
+FORMAT_WITH_RUNTIME_TENSORS = 3
+"""Format of versions of which a runtime has tensors of its own. Older servers, which would run the
+quantized network with the other memory bank, refuse it."""
+_READ_FORMATS = (1, FORMAT, FORMAT_WITH_RUNTIME_TENSORS)
+_NEWEST = max(_READ_FORMATS)
 _MAX_MANIFEST_BYTES = 64 << 20
 """Longest manifest; one with the scores of a million held-out images is shorter."""
 
@@ -115,6 +119,12 @@ class Manifest(BaseModel):
         )
 
 
+def format_of(runtimes: Mapping[str, RuntimeCard]) -> int:
+    """Return the format of a new version with these runtimes."""
+    with_tensors = any(card.tensors is not None for card in runtimes.values())
+    return FORMAT_WITH_RUNTIME_TENSORS if with_tensors else FORMAT
+
+
 def libraries() -> dict[str, str]:
     """Return the versions of Python and of the libraries that affect a model's metrics."""
     names = ("anomalib", "blemish", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
@@ -148,7 +158,9 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         raise Corrupt(f"{folder / MANIFEST} is not a manifest that blemish reads; restore it") from error
     if manifest.format not in _READ_FORMATS:
-        raise Corrupt(f"{folder} has format {manifest.format}, but blemish reads up to {FORMAT}; update it")
+        raise Corrupt(
+            f"{folder} has format {manifest.format}, but blemish reads up to {_NEWEST}; update it"
+        )
     return manifest
 
 

@@ -59,9 +59,12 @@ def load_detector(
         return manifest, detector
     from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
+    card = manifest.runtimes[runtime]
+    if card.tensors is not None:
+        tensors |= load_file(folder / card.tensors)
     detector = load(manifest.settings, tensors, "cpu")
     detector.mask = mask
-    file = folder / str(manifest.runtimes[runtime].file)
+    file = folder / str(card.file)
     detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
     detector.release_weights()  # OpenVINO has its own copy
     return manifest, detector

@@ -32,14 +32,16 @@ class Parity(_Frozen):
 
 
 class Quantization(_Frozen):
-    """The cost of INT8 in AUROC on the test images of the model's own dataset."""
+    """The cost of INT8 in AUROC on images of the model's own dataset."""
 
     calibration_images: Count
     """Number of training images from which NNCF took the ranges of activations."""
     auroc_f32: float | None
-    """Image AUROC in float32; None without test images of both kinds."""
+    """Image AUROC in float32; None without images of both kinds."""
     auroc_int8: float | None
     max_drop: float
+    altered: int = 0
+    """Number of altered good images that replace missing defective test images."""
 
     @property
     def drop(self) -> float | None:
@@ -66,6 +68,8 @@ class RuntimeCard(_Frozen):
     quantization: Quantization | None = None
     held_out: HeldOut | None = None
     """Scores for its own calibration; None if torch's apply."""
+    tensors: str | None = None
+    """File in the bundle with tensors of its own, such as a memory bank; None if torch's apply."""
 
 
 class FrameLatency(_Frozen):

@@ -45,5 +45,5 @@ def _remedy(name: str, card: RuntimeCard | None) -> str:
     if card is not None:
         return "train it again and resolve that"
     if name == INT8:
-        return "train it again with int8, which only EfficientAD supports"
+        return "train it again with int8"
     return "train it again with this version of blemish"

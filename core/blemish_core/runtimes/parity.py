@@ -63,17 +63,34 @@ def _compared(
     detector: Detector, runtime: Runtime, golden: Sequence[Tensor], tolerance: float | None
 ) -> Parity:
     reference = detector.predict(golden)
-    predictions: list[Prediction] = []
     with running_on(detector, runtime):
-        for size in (*_BATCHES, len(golden)):
-            if batch := golden[len(predictions) : len(predictions) + size]:
-                predictions += detector.predict(batch)
+        predictions = _predict_in_batches(detector, golden)
+    return _differences(reference, predictions, tolerance)
+
+
+def compare_detectors(reference: Detector, other: Detector, golden: Sequence[Tensor]) -> Parity:
+    """Compare a detector with tensors of its own, for another runtime, with the reference."""
+    return _differences(reference.predict(golden), _predict_in_batches(other, golden), tolerance=None)
+
+
+def _predict_in_batches(detector: Detector, golden: Sequence[Tensor]) -> list[Prediction]:
+    """Return the predictions of golden images in batches of several sizes."""
+    predictions: list[Prediction] = []
+    for size in (*_BATCHES, len(golden)):
+        if batch := golden[len(predictions) : len(predictions) + size]:
+            predictions += detector.predict(batch)
+    return predictions
+
+
+def _differences(
+    reference: Sequence[Prediction], predictions: Sequence[Prediction], tolerance: float | None
+) -> Parity:
     lowest = min(float(prediction.anomaly_map.min()) for prediction in reference)
     highest = max(float(prediction.anomaly_map.max()) for prediction in reference)
     scale = max(highest - lowest, float(np.finfo(np.float32).tiny))
     pairs = list(zip(reference, predictions, strict=True))
     return Parity(
-        images=len(golden),
+        images=len(reference),
         score=_worst([abs(its.score - ours.score) / scale for ours, its in pairs]),
         anomaly_map=_worst(
             [float(np.abs(its.anomaly_map - ours.anomaly_map).max()) / scale for ours, its in pairs]

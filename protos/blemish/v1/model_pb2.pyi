@@ -721,7 +721,7 @@ Global___Parity: _TypeAlias = Parity  # noqa: Y015
 
 @_typing.final
 class Quantization(_message.Message):
-    """The loss of image AUROC by INT8, on the test images of the training dataset."""
+    """The loss of image AUROC by INT8, on images of the training dataset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -729,6 +729,7 @@ class Quantization(_message.Message):
     AUROC_F32_FIELD_NUMBER: _builtins.int
     AUROC_INT8_FIELD_NUMBER: _builtins.int
     MAX_DROP_FIELD_NUMBER: _builtins.int
+    ALTERED_FIELD_NUMBER: _builtins.int
     calibration_images: _builtins.int
     """Number of good training images from which the ranges of the activations were taken."""
     auroc_f32: _builtins.float
@@ -737,6 +738,8 @@ class Quantization(_message.Message):
     """Not set without both good and defective test images."""
     max_drop: _builtins.float
     """The loss above which INT8 is not published."""
+    altered: _builtins.int
+    """Number of altered good images that replaced missing defective test images. 0 if there were both kinds."""
     def __init__(
         self,
         *,
@@ -744,10 +747,11 @@ class Quantization(_message.Message):
         auroc_f32: _builtins.float | None = ...,
         auroc_int8: _builtins.float | None = ...,
         max_drop: _builtins.float = ...,
+        altered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32", "_auroc_int8", b"_auroc_int8", "auroc_f32", b"auroc_f32", "auroc_int8", b"auroc_int8"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32", "_auroc_int8", b"_auroc_int8", "auroc_f32", b"auroc_f32", "auroc_int8", b"auroc_int8", "calibration_images", b"calibration_images", "max_drop", b"max_drop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32", "_auroc_int8", b"_auroc_int8", "altered", b"altered", "auroc_f32", b"auroc_f32", "auroc_int8", b"auroc_int8", "calibration_images", b"calibration_images", "max_drop", b"max_drop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__auroc_f32: _TypeAlias = _typing.Literal["auroc_f32"]  # noqa: Y015
     _WhichOneofArgType__auroc_f32: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32"]  # noqa: Y015

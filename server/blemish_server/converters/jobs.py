@@ -295,6 +295,7 @@ def _parse_detector(train: pb.Train) -> dict[str, Any]:
             max_entries=patchcore.max_entries or None,
             neighbors=patchcore.neighbors or None,
             whitened=patchcore.whitened if patchcore.HasField("whitened") else None,
+            int8=patchcore.int8 if patchcore.HasField("int8") else None,
         )
     }
 
@@ -317,7 +318,7 @@ def _train(train: TrainSpec) -> pb.Train:
         if limit_s is not None:
             message.efficientad.max_duration.CopyFrom(duration_to_proto(limit_s))
     else:
-        message.patchcore.CopyFrom(pb.PatchCore(**train.settings))
+        message.patchcore.CopyFrom(pb.PatchCore(**train.settings, int8=train.int8))
     return message
 
 

@@ -347,7 +347,7 @@ def with_a_size_below_zero(files: Members) -> bytes:
         (edited(job="../../../x"), "has the job '../../../x'"),
         (edited(model="../x"), "has the model '../x'"),
         (edited(dataset="a/b"), "has the dataset 'a/b'"),
-        (edited(format=3), "has format 3, but blemish reads up to 2"),
+        (edited(format=4), "has format 4, but blemish reads up to 3"),
         (edited(version="new"), "is not a manifest that blemish reads"),
         (edited(sha256={}), "names the network 'openvino/model.xml', which is missing"),
         (edited(sha256={}, runtimes={}), "it has no weights"),

@@ -189,7 +189,6 @@ def train(
         typer.Option(
             help="Also publish the model in INT8 for OpenVINO.",
             show_default="setting of the worker",
-            rich_help_panel=_EFFICIENTAD,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
@@ -274,7 +273,6 @@ def train(
         "max_steps": max_steps,
         "start": start,
         "max_minutes": max_minutes,
-        "int8": int8 is not None,
     }
     if detector is DetectorName.PATCHCORE:
         _reject_options("EfficientAD", efficientad_options)
@@ -286,6 +284,7 @@ def train(
             max_entries=max_entries or 0,
             neighbors=neighbors or 0,
             whitened=whitened,
+            int8=int8,
         )
     else:
         _reject_options("PatchCore", patchcore_options)

@@ -17,6 +17,13 @@ DEFAULT_INPUT_SIZE = 320
 OLD_INPUT_SIZE = 256
 """Side of the square inputs of versions without a scale, px."""
 _MAX_INPUT_SIZE = 1024
+FEATURE_TENSORS = frozenset(
+    ("memory_bank", "supports", "index_centroids", "typical_distance", "spread", "score_scale")
+)
+"""Tensors that depend on how exactly a runtime computes features.
+
+Center and whitening do too, but they define the space of embeddings, which all runtimes share.
+"""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,13 @@ from blemish_core.evaluation.metrics import GOOD
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.handlers.export import ImageSplits, export_int8, export_openvino
+from blemish_core.jobs.handlers.export import (
+    ImageSplits,
+    Retrain,
+    export_int8,
+    export_openvino,
+    export_retrained_int8,
+)
 from blemish_core.jobs.handlers.frame_latency import measure_latencies
 from blemish_core.jobs.record import TrainSpec, now
 from blemish_core.jobs.reporter import WarningCollector
@@ -71,6 +77,8 @@ class TrainedModel:
     """Learned images with the highest scores; empty after cross-calibration."""
     outstanding: bool = False
     """True if few held-out images raise the threshold above that of all others."""
+    retrain: Retrain | None = None
+    """Training with the same settings, images and seed on another runtime."""
 
 
 def publish(
@@ -143,6 +151,7 @@ class _BundleWriter:
     def _manifest(self, number: int, sha256: dict[str, str], size_bytes: int) -> Manifest:
         images, training, calibration = self.trained.images, self.trained.training, self.trained.calibration
         return Manifest(
+            format=bundle.format_of(self.runtimes),
             model=self.spec.model_id,
             version=number,
             detector=training.detector.name,
@@ -197,9 +206,24 @@ class _BundleWriter:
         if exported.file is None:
             self.reporter.warn(f"torch serves this version, not OpenVINO: {exported.refusal}")
         int8 = context.runtime.name == INT8 if spec.int8 is None else spec.int8
-        if int8 and ALGORITHMS[spec.detector].quantizable:
-            auroc = self.evaluation.metrics.image_auroc if self.evaluation else None
-            self.runtimes[INT8] = export_int8(training, splits, auroc, folder, spec.seed, progress)
+        if int8:
+            self.runtimes[INT8] = self._export_int8(exported, splits, folder)
+
+    def _export_int8(self, exported: RuntimeCard, splits: ImageSplits, folder: Path) -> RuntimeCard:
+        """Return the card of INT8, and warn if it is not published."""
+        training, retrain, seed = self.trained.training, self.trained.retrain, self.spec.seed
+        progress = self.reporter.progress
+        auroc = self.evaluation.metrics.image_auroc if self.evaluation else None
+        if exported.file is None:
+            card = RuntimeCard(file=None, refusal=exported.refusal)
+        elif ALGORITHMS[self.spec.detector].int8_tensors:
+            assert retrain is not None
+            card = export_retrained_int8(training, splits, auroc, folder, seed, progress, retrain)
+        else:
+            card = export_int8(training, splits, auroc, folder, seed, progress)
+        if card.file is None:
+            self.reporter.warn(f"INT8 is not published: {card.refusal}")
+        return card
 
     def _measure_latencies(self, folder: Path) -> None:
         published = {name: folder / card.file for name, card in self.runtimes.items() if card.file}

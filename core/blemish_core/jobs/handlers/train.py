@@ -2,11 +2,18 @@
 """The training of a detector, up to a published version of its model."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import ImageReader
-from blemish_core.detectors.base import ReadImage, TrainingContext, TrainingResult, running_on
+from blemish_core.detectors.base import (
+    ReadImage,
+    Runtime,
+    TrainingContext,
+    TrainingResult,
+    running_on,
+)
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
@@ -99,24 +106,22 @@ def fit(
     mask = read_mask(spec, context.datasets, context.models, context.limits, images.white_level)
     reference = (spec.mask.reference if spec.mask else None) or ""
     alignment = describe_alignment(mask, images, reference, reporter)
-    training = algorithm.train(
-        algorithm.settings(**spec.settings),
-        images.reads,
-        TrainingContext(
-            weights=context.weights,
-            seed=spec.seed,
-            target_false_reject_rate=spec.target_false_reject_rate,
-            progress=reporter.progress,
-            device=context.device,
-            fast_runtime=partial(faster_runtime, context.device, context.runtime),
-            max_feature_bytes=context.max_feature_bytes,
-            checkpoint=context.checkpoints / job,
-            photographs=context.photographs,
-            warn=reporter.warn,
-            announce=reporter.announce,
-            mask=mask,
-        ),
+    resources = TrainingContext(
+        weights=context.weights,
+        seed=spec.seed,
+        target_false_reject_rate=spec.target_false_reject_rate,
+        progress=reporter.progress,
+        device=context.device,
+        fast_runtime=partial(faster_runtime, context.device, context.runtime),
+        max_feature_bytes=context.max_feature_bytes,
+        checkpoint=context.checkpoints / job,
+        photographs=context.photographs,
+        warn=reporter.warn,
+        announce=reporter.announce,
+        mask=mask,
     )
+    settings = algorithm.settings(**spec.settings)
+    training = algorithm.train(settings, images.reads, resources)
     calibration = Calibration.of(
         training.held_out_scores.scores, training.held_out_scores.map_maxima, spec.target_false_reject_rate
     )
@@ -127,7 +132,28 @@ def fit(
             f"{spec.target_false_reject_rate:.1%}; upload more good images"
         )
     good = _with_scores(images.good, training)
-    return TrainedModel(images, training, calibration, alignment, good)
+
+    def retrain(runtime: Runtime) -> TrainingResult:
+        return algorithm.train(settings, images.reads, _for_int8(resources, runtime))
+
+    return TrainedModel(images, training, calibration, alignment, good, retrain=retrain)
+
+
+def _for_int8(resources: TrainingContext, runtime: Runtime) -> TrainingContext:
+    """Return the resources of a training that is repeated on ``runtime``, without its announcements."""
+    progress = resources.progress
+
+    def report(phase: str, done: int, total: int, unit: str) -> None:
+        progress(f"int8 {phase}", done, total, unit)
+
+    return replace(
+        resources,
+        device="cpu",
+        progress=report,
+        fast_runtime=lambda network, input_size: runtime,
+        warn=lambda text: None,
+        announce=lambda plan: None,
+    )
 
 
 def _with_scores(images: Sequence[GoodImage], training: TrainingResult) -> list[GoodImage]:

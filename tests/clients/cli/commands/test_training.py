@@ -43,6 +43,15 @@ def test_train_passes_settings(run: Run, fake: FakeServer) -> None:
     assert run("train", "tile", "--detector", "efficientad", "--no-whitened").exit_code == 2
 
 
+@pytest.mark.parametrize("detector", ["patchcore", "efficientad"])
+def test_both_detectors_take_int8(run: Run, fake: FakeServer, detector: str) -> None:
+    run("train", "tile", "--detector", detector, "--int8", "--detach")
+    run("train", "tile", "--detector", detector, "--detach")
+    asked, left_open = (getattr(each.train, detector) for each in fake.requests["CreateJob"])
+    assert asked.int8
+    assert not left_open.HasField("int8")  # left to the worker
+
+
 def test_train_passes_settings_of_efficientad(run: Run, fake: FakeServer) -> None:
     result = run(
         "train", "tile", "--detector", "efficientad", "--size", "medium", "--max-minutes", 2.5, "--detach"
