@@ -119,7 +119,7 @@ def test_options_of_training_are_grouped_by_detector(run: Run) -> None:
     for name in of_one:
         detector = "PatchCore" if name in patchcore else "EfficientAD"
         assert panels[name] == f"Options of {detector}", name
-    assert len(of_one) >= 10
+    assert len(of_one) >= 9
     assert panels["input_size"] is None, "both detectors have it"
     assert "Options of PatchCore" in run("train", "--help").stdout
 
