@@ -7,7 +7,7 @@
     weights.safetensors   all tensors
     mask.png              mask, if there is one
     reference.png         image to align with
-    openvino/             networks: model.xml, int8.xml; int8.safetensors, tensors that INT8 replaces
+    openvino/             networks: model.xml, int8.xml, int8.safetensors
     report/               report, never loaded
 
 A published bundle never changes. Later additions are stored next to it: calibrations

@@ -454,7 +454,7 @@ class PatchCore(_message.Message):
     int8: _builtins.bool
     """Also publishes the network in INT8 for OpenVINO, calibrated on the good training images, with a memory bank of
     its own features. It is omitted, with the reason in the version's card, unless the image AUROC drops by at most
-    0.003: on the test images, or on altered good images if there are no defective ones.
+    0.003. It is measured on the test images, or on altered good images if there are no defective ones.
     Defaults to true if the worker's BLEMISH_RUNTIME is openvino-int8, and to false otherwise.
     """
     def __init__(
