@@ -2,6 +2,7 @@
 """Settings from environment variables that the server and the workers share."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,6 +21,8 @@ _SECRETS = {
     for prefix in ("", "BLEMISH_")
 }
 """Variables that may hold a password, whose values no message repeats."""
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""Devices of NVIDIA's driver, of WSL 2 and of AMD's driver."""
 
 
 class StackSettings(BaseSettings):
@@ -163,6 +166,9 @@ def resolve_device(device: str) -> str:
     """Return the torch device for a ``device`` setting, with ``auto`` resolved for this machine."""
     if device != "auto":
         return device
+    # Importing torch takes seconds and hundreds of megabytes, which a machine without a GPU need not spend.
+    if not any(path.exists() for path in _GPU_DEVICES) or find_spec("torch") is None:
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -137,24 +137,29 @@ def read(path: Path) -> Image:
 
 def pooled(of: DescribedImage, values: Tensor, share: float = 1.0) -> Tensor:
     """Pool values (P, V) of an image's patches to (V,), at a share of the detector's temperature."""
-    weights = torch.softmax(of.patches.anomaly.flatten() / (share * of.patches.spread), dim=0)
+    weights = torch.softmax(anomaly_of(of) / (share * of.patches.spread), dim=0)
     return weights @ values
 
 
 def deviations(of: DescribedImage) -> Tensor:
-    return of.patches.deviations.flatten(0, 1)
+    return torch.from_numpy(of.patches.deviations).flatten(0, 1)
+
+
+def anomaly_of(of: DescribedImage) -> Tensor:
+    """Return the anomaly (P,) of an image's patches."""
+    return torch.from_numpy(of.patches.anomaly).flatten()
 
 
 def with_score(direction: Tensor, of: DescribedImage, score: float | None = None) -> Tensor:
     """Add the score's dimension to a direction (D,) as embeddings do; by default that of the image."""
     scores = torch.tensor([of.patches.prediction.score if score is None else score])
-    return embedding.joined(direction[None], scores, of.patches.score_scale)[0]
+    return embedding.joined(direction[None], scores, torch.from_numpy(of.patches.score_scale))[0]
 
 
 def regions(of: DescribedImage) -> tuple[Tensor, Tensor]:
     """Return vectors (R, D + 1) of the worst regions, each with the weight of its peak, (R,)."""
     rows, columns = of.patches.anomaly.shape
-    anomaly, values = of.patches.anomaly.flatten(), deviations(of)
+    anomaly, values = anomaly_of(of), deviations(of)
     down, across = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
     free = torch.ones(len(anomaly), dtype=torch.bool)
     vectors, peaks = [], []

@@ -91,7 +91,7 @@ def test_transformers_equal_anomaly_dino(
         found = detector.predict_with_patches(images.unbind())
     for number, each in enumerate(found):
         # The squared distance of features of length 1 is twice their cosine distance, which is theirs.
-        cosine = each.anomaly.square() / 2
+        cosine = torch.from_numpy(each.anomaly).square() / 2
         # Their score is the mean of the farthest 1 % of patches: 1 of 192. Ours is a distance.
         np.testing.assert_allclose(cosine.max(), outcome.pred_score[number, 0], rtol=1e-3)
         np.testing.assert_allclose(each.prediction.score**2 / 2, outcome.pred_score[number, 0], rtol=1e-3)

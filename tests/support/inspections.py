@@ -5,7 +5,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import torch
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import PatchFeatures, Prediction
@@ -104,12 +103,12 @@ def make_event(
 
 def make_patches(similarity: float = 1.0, *, side: int = 4) -> PatchFeatures:
     """Return features of (side, side) patches that deviate at an angle with this cosine."""
-    deviations = torch.tensor([similarity, (1 - similarity**2) ** 0.5]).expand(side, side, 2)
+    deviations = np.tile(np.array([similarity, (1 - similarity**2) ** 0.5], np.float32), (side, side, 1))
     return PatchFeatures(
         make_prediction(1.0, size=side),
         deviations,
-        torch.zeros(side, side),
-        torch.tensor(0.5),
-        torch.tensor([1.0, 0.2]),
+        np.zeros((side, side), np.float32),
+        0.5,
+        np.array([1.0, 0.2], np.float32),
         0,
     )

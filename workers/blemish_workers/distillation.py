@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.backbone import Backbone
-from blemish_core.detectors.efficientad.teacher import CHANNELS
+from blemish_core.detectors.efficientad.settings import CHANNELS
 from blemish_core.detectors.efficientad.teacher import network as network_of
 from blemish_core.detectors.efficientad.training.photographs import Photographs, below
 from blemish_core.platform.command_line import fail

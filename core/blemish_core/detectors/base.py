@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.geometry import Size
 from blemish_core.imaging.image_input import Region
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Image = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -34,16 +35,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """A prediction with features of each patch of the image, for search by region. On the CPU."""
+    """A prediction with features of each patch of the image, for search by region."""
 
     prediction: Prediction
-    deviations: Tensor
+    deviations: NDArray[np.float32]
     """(rows, columns, D), whitened difference of each patch from the mean of good patches."""
-    anomaly: Tensor
+    anomaly: NDArray[np.float32]
     """(rows, columns), anomaly of each patch."""
-    spread: Tensor
-    """(), scale of the anomaly of good patches."""
-    score_scale: Tensor
+    spread: float
+    """Scale of the anomaly of good patches."""
+    score_scale: NDArray[np.float32]
     """(2,), see ``embedding.score_scale``."""
     margin: int
     """Width of the border that these patches leave out at each edge of the image, in patches."""
@@ -51,8 +52,8 @@ class PatchFeatures:
     """Number of features of each stage, D together; see ``embedding.directions``."""
 
 
-class Runtime(Protocol):
-    """An engine that runs a detector's network."""
+class RuntimeInfo(Protocol):
+    """A name and a size of a runtime."""
 
     name: str
     """Name in settings, manifests and responses."""
@@ -61,12 +62,20 @@ class Runtime(Protocol):
     def bytes(self) -> int:
         """Memory beyond the detector's own tensors, such as a copy of the weights."""
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+
+class Runtime(RuntimeInfo, Protocol):
+    """An engine that runs a detector's network."""
+
+    def __call__(self, images: "Tensor") -> "tuple[Tensor, ...]":
         """Run the network on images (B, 3, h, w)."""
 
 
-class Detector(Protocol):
-    """A trained detector.
+Input = TypeVar("Input")
+"""A prepared image: an array of NumPy or a tensor of torch, float32 (3, h, w)."""
+
+
+class ServedDetector(Protocol[Input]):
+    """A trained detector that scores images.
 
     A runtime runs its network, which is nearly all of the work. The detector turns the network's outputs
     into predictions.
@@ -82,25 +91,18 @@ class Detector(Protocol):
         """Shorter side of the input, px."""
 
     @property
-    def network_size(self) -> Size:
-        """Size of the network's input, ``geometry.ANY_SIZE`` if it accepts inputs of different sizes."""
-
-    @property
     def frame(self) -> Size | None:
         """Size of the training images, px; None if they differed or it is unknown."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """JSON values that ``load`` needs in addition to the tensors."""
 
     @property
     def bytes(self) -> int:
         """Memory of weights, memory bank and runtime, without the scratch memory of a forward pass."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all weights and buffers, on the CPU."""
+    @property
+    def runtime(self) -> RuntimeInfo:
+        """Runtime that runs the network now."""
 
-    def prepare(self, image: Image, region: Region | None = None) -> Tensor:
+    def prepare(self, image: Image, region: Region | None = None) -> Input:
         """Return the model's input, float32 (3, h, w), for a frame or a region of it.
 
         With a mask it is (4, h, w): the last channel is 1 where the detector looks, and 0 elsewhere.
@@ -109,14 +111,29 @@ class Detector(Protocol):
             InvalidImage: if the mask does not fit the frame, or the region exceeds it or is ignored.
         """
 
-    def prepare_masked(self, frame: MaskedFrame) -> Tensor:
+    def prepare_masked(self, frame: MaskedFrame) -> Input:
         """Return the model's input, float32 (4, h, w), for a result of ``FrameMask.apply``."""
 
-    def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
+    def predict(self, inputs: Sequence[Input]) -> list[Prediction]:
         """Score prepared images in one forward pass."""
 
-    def predict_with_patches(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
+    def predict_with_patches(self, inputs: Sequence[Input]) -> list[PatchFeatures]:
         """Score prepared images and return features of their patches; slower than ``predict``."""
+
+
+class Detector(ServedDetector["Tensor"], Protocol):
+    """A detector in torch, which can be trained, stored, and run by any runtime."""
+
+    @property
+    def network_size(self) -> Size:
+        """Size of the network's input, ``geometry.ANY_SIZE`` if it accepts inputs of different sizes."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values that ``load`` needs in addition to the tensors."""
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """Return all weights and buffers, on the CPU."""
 
     def exact_search(self) -> AbstractContextManager[None]:
         """Disable approximations whose result may depend on rounding.
@@ -125,7 +142,7 @@ class Detector(Protocol):
         """
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> "nn.Module":
         """Network from images (B, 3, h, w) to a tuple of tensors, from which runtimes are made."""
 
     @property
@@ -214,7 +231,7 @@ class TrainingContext:
     target_false_reject_rate: float
     progress: Progress
     device: str = "cpu"
-    fast_runtime: Callable[[nn.Module, Size], Runtime | None] = lambda network, input_size: None
+    fast_runtime: "Callable[[nn.Module, Size], Runtime | None]" = lambda network, input_size: None
     """Factory of a runtime that is faster than torch on the device, from a network and its input size."""
     max_feature_bytes: int = 4 << 30
     """Most memory for the features of one training."""
@@ -230,13 +247,15 @@ class TrainingContext:
     """Pixels of the images that the detector looks at; None for all."""
 
 
-def release(parameters: Iterable[nn.Parameter]) -> None:
+def release(parameters: "Iterable[nn.Parameter]") -> None:
     """Free the memory of parameters, which cannot be used any more."""
+    import torch
+
     for parameter in parameters:
         parameter.data = torch.empty(0)
 
 
-def held_bytes(network: nn.Module) -> int:
+def held_bytes(network: "nn.Module") -> int:
     """Return the memory of a network's parameters and buffers."""
     tensors = (*network.parameters(), *network.buffers())
     return sum(tensor.nbytes for tensor in tensors)

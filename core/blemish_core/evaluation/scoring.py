@@ -4,10 +4,9 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import ImageReader
@@ -15,6 +14,9 @@ from blemish_core.detectors.base import Detector, Prediction
 from blemish_core.evaluation.metrics import Latency, Spread
 from blemish_core.imaging.alignment import Alignment
 from blemish_core.platform.errors import InvalidImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 8
 
@@ -68,9 +70,9 @@ def score_images(
     progress(len(images), len(images), "images")
 
 
-def _predicted(detector: Detector, inputs: Sequence[Tensor]) -> list[tuple[Prediction, float]]:
+def _predicted(detector: Detector, inputs: "Sequence[Tensor]") -> list[tuple[Prediction, float]]:
     """Return predictions with their share of the time; inputs of one shape share a forward pass."""
-    by_shape: dict[torch.Size, list[int]] = {}
+    by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, each in enumerate(inputs):
         by_shape.setdefault(each.shape, []).append(number)
     predicted: dict[int, tuple[Prediction, float]] = {}

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from blemish_core.imaging.geometry import InputGeometry
 from blemish_core.imaging.samples import distinct_channels
 from blemish_core.imaging.scaling import scaled
 
 Channels = tuple[float, float, float]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Preprocessing:
     mean: Channels
     std: Channels
 
-    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, image: NDArray[np.uint8]) -> Floats:
         """Return the model's input, float32 (3, h, w), for an RGB image (H, W, 3).
 
         The scaling is bilinear with antialiasing on float pixels, like torchvision's ``Resize`` of a
@@ -34,17 +33,20 @@ class Preprocessing:
             InvalidImage: if the image is too large at the geometry's scale.
         """
         pixels = scaled(distinct_channels(image), self.geometry.input_size(image.shape[:2]))
-        return self.normalized(pixels.div_(255))  # after scaling there are fewer pixels to divide
+        pixels /= 255  # after scaling there are fewer pixels to divide
+        return self.normalized(pixels)
 
-    def normalized(self, pixels: Tensor) -> Tensor:
+    def normalized(self, pixels: Floats) -> Floats:
         """Return the model's input (3, h, w) for pixels 0 to 1, (3 or 1, h, w)."""
-        return (pixels - _channels(self.mean)).div_(_channels(self.std))
+        centered: Floats = pixels - _channels(self.mean)
+        centered /= _channels(self.std)
+        return centered
 
-    def pixels(self, normalized: Tensor) -> Tensor:
+    def pixels(self, normalized: Floats) -> Floats:
         """Return the pixels, 0 to 1, of a model's input (3, h, w)."""
         return normalized * _channels(self.std) + _channels(self.mean)
 
 
 @cache
-def _channels(values: Channels) -> Tensor:
-    return torch.tensor(values).view(3, 1, 1)
+def _channels(values: Channels) -> Floats:
+    return np.array(values, np.float32).reshape(3, 1, 1)

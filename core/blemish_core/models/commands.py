@@ -57,8 +57,10 @@ def import_weights(
         fail(f"there is no file {file}")
     from blemish_core.detectors.common import backbone
     from blemish_core.detectors.efficientad import teacher
+    from blemish_core.detectors.efficientad.settings import SIZES
+    from blemish_core.detectors.efficientad.teacher_files import weights_name
 
-    sizes = {teacher.weights_name(size): size for size in teacher.SIZES}
+    sizes = {weights_name(size): size for size in SIZES}
     with errors_as_exit_codes():
         weights = _weights_folder(store)
         if name in sizes:

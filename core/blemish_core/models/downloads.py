@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish_core.detectors.efficientad import teacher
+from blemish_core.detectors.efficientad.settings import SIZES
 from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 IMAGENETTE = "imagenette"
@@ -53,7 +54,7 @@ def fetch_teachers(weights: Path, on_bytes: ReportBytes, source: RemoteFile = TE
     """
     with _downloaded(source, weights, on_bytes) as file, zipfile.ZipFile(file) as archive:
         imported = []
-        for size in teacher.SIZES:
+        for size in SIZES:
             name = f"pretrained_teacher_{size}.pth"
             inside = [info for info in archive.infolist() if Path(info.filename).name == name]
             if not inside or inside[0].file_size > _MAX_MEMBER_BYTES:

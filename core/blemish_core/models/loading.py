@@ -9,10 +9,9 @@ from safetensors.torch import load_file, save_file
 from blemish_core.detectors.base import Detector
 from blemish_core.detectors.common.torch_runtime import TorchRuntime
 from blemish_core.detectors.registry import ALGORITHMS
-from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
-from blemish_core.platform.errors import Corrupt, InvalidImage
+from blemish_core.models.bundle_files import read_checked, read_mask
 from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 
 
@@ -39,17 +38,10 @@ def load_detector(
         FailedPrecondition: if the bundle or the machine lacks the requested runtime.
     """
     choice = choice or RuntimeChoice()
-    manifest = bundle.read_manifest(folder)
-    for name, expected in manifest.sha256.items():
-        if name.startswith(f"{bundle.REPORT}/"):
-            continue  # never loaded
-        if not (folder / name).is_file() or bundle.sha256(folder / name) != expected:
-            raise Corrupt(f"{manifest.name}: {name} is not the file that was written; train again")
-    if manifest.detector not in ALGORITHMS:
-        raise Corrupt(f"{manifest.name} needs the detector {manifest.detector!r}; update blemish")
+    manifest = read_checked(folder)
     runtime = choice.among(manifest.runtimes, device, manifest.name)
     tensors = load_file(folder / bundle.WEIGHTS)
-    mask = _read_mask(folder, manifest)
+    mask = read_mask(folder, manifest)
     load = ALGORITHMS[manifest.detector].load
     if runtime == TORCH:
         detector = load(manifest.settings, tensors, device)
@@ -68,20 +60,3 @@ def load_detector(
     detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
     detector.release_weights()  # OpenVINO has its own copy
     return manifest, detector
-
-
-def _read_mask(folder: Path, manifest: Manifest) -> FrameMask | None:
-    if manifest.mask is None:
-        return None
-    try:
-        mask = FrameMask.from_png((folder / bundle.MASK).read_bytes())
-    except (FileNotFoundError, InvalidImage) as error:
-        raise Corrupt(f"{manifest.name}: {bundle.MASK} cannot be read; train again") from error
-    if mask.shape != (manifest.mask.height, manifest.mask.width):
-        raise Corrupt(f"{manifest.name}: {bundle.MASK} has another size than its manifest; train again")
-    if manifest.mask.reference is None:
-        return mask
-    try:
-        return mask.with_reference((folder / bundle.REFERENCE).read_bytes())
-    except (FileNotFoundError, InvalidImage) as error:
-        raise Corrupt(f"{manifest.name}: {bundle.REFERENCE} cannot be read; train again") from error

@@ -2,6 +2,7 @@
 """Thread settings of numeric libraries. Each function applies to the whole process."""
 
 import os
+import sys
 
 
 def use_passive_waiting() -> None:
@@ -19,6 +20,15 @@ def share_cores(lanes: int) -> None:
     Call this before torch is imported: later settings apply to the calling thread only.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // lanes)))
+
+
+def compute_threads() -> int:
+    """Return the number of threads of one computation: torch's, or as many as NumPy's BLAS takes."""
+    if "torch" in sys.modules:
+        import torch
+
+        return torch.get_num_threads()
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def disable_opencv_threads() -> None:

@@ -47,8 +47,8 @@ def openvino() -> ModuleType:
             openvino.Tensor(np.zeros(1, np.float32))
     except ImportError as error:
         raise FailedPrecondition(
-            f"OpenVINO cannot be imported ({error}); install it with `pip install 'blemish[core]'`, or set "
-            "BLEMISH_RUNTIME=torch"
+            f"OpenVINO cannot be imported ({error}); install it with `pip install 'blemish[serve]'`, or "
+            "set BLEMISH_RUNTIME=torch"
         ) from error
     module: ModuleType = openvino
     return module

@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO: runs a detector's network on a CPU several times faster than torch.
-
-A training exports the network as IR: an XML graph of OpenVINO's own operations and a file of weights.
-Reading IR executes no code. An unknown operation is an error, and extensions are loaded only by explicit
-API calls, which this module does not make.
-"""
+"""OpenVINO for torch: conversion of networks, and a runtime for detectors in torch."""
 
 import copy
 import errno
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -24,10 +15,9 @@ from torch import Tensor, nn
 from blemish_core.detectors.base import held_bytes
 from blemish_core.detectors.common.staged_network import StagedNetwork
 from blemish_core.imaging.geometry import ANY_SIZE, STEP, Size
-from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes.openvino_import import openvino
+from blemish_core.runtimes.openvino_network import NAME, OpenVinoNetwork
 
-NAME = "openvino"
 _EXAMPLE_SIDE = 256  # of networks for any size, px
 _EXAMPLES = 2  # torch.export would treat a batch of one as a constant
 
@@ -169,29 +159,8 @@ def _export_symbolic(network: nn.Module) -> Any:
     return model
 
 
-class OpenVinoRuntime:
-    """A network on the CPU. Calls are thread-safe, and as many run concurrently as there are lanes."""
-
-    def __init__(self, file: Path, *, name: str = NAME, threads: int = 0, lanes: int = 1) -> None:
-        """Load the IR in ``file``.
-
-        Args:
-            file: XML file, next to its weights.
-            name: name of the runtime in settings.
-            threads: threads of one forward pass; 0 divides the cores among the lanes.
-            lanes: number of concurrent forward passes.
-
-        Raises:
-            Corrupt: if this version of OpenVINO cannot read the file.
-        """
-        try:
-            model = _core().read_model(file, file.with_suffix(".bin"))
-            self._compile(model, name, threads, lanes)
-        except RuntimeError as error:
-            raise Corrupt(
-                f"{file} is not a network that this version of OpenVINO can read; train again"
-            ) from error
-        self.bytes = file.with_suffix(".bin").stat().st_size
+class OpenVinoRuntime(OpenVinoNetwork):
+    """A network on the CPU for detectors in torch."""
 
     @classmethod
     def of(cls, network: nn.Module, input_size: Size, *, threads: int = 0) -> "OpenVinoRuntime":
@@ -201,49 +170,5 @@ class OpenVinoRuntime:
         made.bytes = held_bytes(network)
         return made
 
-    def _compile(self, model: Any, name: str, threads: int, lanes: int) -> None:
-        self.name = name
-        self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
-        self._outputs = tuple(self._compiled.outputs)
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        with self._request() as request:
-            outputs = request.infer(
-                {0: images.cpu().contiguous().numpy()}, share_inputs=True, share_outputs=True
-            )
-            # A copy, because the next call overwrites the request's memory.
-            return tuple(torch.from_numpy(outputs[output]).clone() for output in self._outputs)
-
-    @contextmanager
-    def _request(self) -> Iterator[Any]:
-        """Provide an idle inference request; the pool grows to the number of concurrent calls."""
-        try:
-            request = self._idle.get_nowait()
-        except Empty:
-            request = self._compiled.create_infer_request()
-        try:
-            yield request
-        finally:
-            self._idle.put(request)
-
-
-def _settings(threads: int, lanes: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        # Not the default, which is bf16 on CPUs that support it: slower, and not what was calibrated.
-        "INFERENCE_PRECISION_HINT": "f32",
-        # With pinning, two processes use the same core and leave others idle.
-        "ENABLE_CPU_PINNING": False,
-    }
-    if lanes > 1:
-        settings["NUM_STREAMS"] = lanes
-        threads = threads or max(1, (os.cpu_count() or 1) // lanes)
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads * lanes
-    return settings
-
-
-@cache
-def _core() -> Any:
-    return openvino().Core()
+        return tuple(map(torch.from_numpy, self.infer(images.cpu().contiguous().numpy())))

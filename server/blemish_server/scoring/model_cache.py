@@ -9,25 +9,25 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import structlog
 from cachetools import TTLCache
 from numpy.typing import NDArray
-from torch import Tensor
 
-from blemish_core.detectors.base import Detector
+from blemish_core.detectors.base import ServedDetector
 from blemish_core.imaging.alignment import Alignment
 from blemish_core.imaging.decode import ImageLimits, preview
 from blemish_core.imaging.geometry import Size
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
-from blemish_core.models.loading import load_detector
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, NotFound
 from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes.choice import RuntimeChoice
+from blemish_core.serving.loading import load_for_serving
 from blemish_server.scoring.batcher import Batcher, BatchingPolicy, Timings
 from blemish_server.scoring.inspection import Capture, Inspection, ScoringRequest
 from blemish_server.scoring.localization import localized
@@ -49,8 +49,8 @@ class Prepared:
 
     request: ScoringRequest
     capture: Capture
-    input: Tensor
-    """Result of ``Detector.prepare``."""
+    input: Any
+    """Result of ``ServedDetector.prepare``."""
     revision: Revision
     shape: tuple[int, int]
     """(height, width) of the image, in pixels."""
@@ -90,7 +90,7 @@ class LoadedModel:
 
     ref: ModelRef
     manifest: Manifest
-    detector: Detector
+    detector: ServedDetector[Any]
     batcher: Batcher[ScoringRequest, Prepared, Inspection]
     bytes: int
     usage: Usage = field(default_factory=Usage)
@@ -281,7 +281,9 @@ class ModelCache:
     async def _load(self, ref: ModelRef) -> LoadedModel:
         async with self._load_lock:
             folder = self._store.folder(ref.model, ref.version or 0)
-            manifest, detector = await asyncio.to_thread(load_detector, folder, self._device, self._runtime)
+            manifest, detector = await asyncio.to_thread(
+                load_for_serving, folder, self._device, self._runtime
+            )
             await self._run_once(detector)
         calibrations = CalibrationLog(folder, manifest, manifest.calibration_under(detector.runtime.name))
         model = LoadedModel(
@@ -307,7 +309,7 @@ class ModelCache:
         self._evict(newest=ref)
         return model
 
-    async def _run_once(self, detector: Detector) -> None:
+    async def _run_once(self, detector: ServedDetector[Any]) -> None:
         """Score a grey image in every lane, in each batch size: the first pass allocates memory."""
         side = detector.input_size
         height, width = detector.mask.shape if detector.mask else detector.frame or (side, side)
@@ -329,7 +331,7 @@ class ModelCache:
 
 
 def _prepare(
-    detector: Detector,
+    detector: ServedDetector[Any],
     calibrations: CalibrationLog,
     limits: ImageLimits,
     level: WhiteLevel | None,
@@ -382,7 +384,9 @@ def _size_note(pixels: NDArray[np.uint8], learned: Size | None) -> str:
     )
 
 
-def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) -> list[Inspection]:
+def _inspect(
+    detector: ServedDetector[Any], manifest: Manifest, batch: Sequence[Prepared]
+) -> list[Inspection]:
     """Score a batch: the images that need patch features in one pass, all others in another."""
     with_patches = [each.input for each in batch if each.request.with_patches]
     without = [each.input for each in batch if not each.request.with_patches]

@@ -265,7 +265,7 @@ def _costs(detector: Detector, reads: Sequence[ReadImage]) -> Figures:
         "frame_ms": frame_ms,
         "input_ms": input_ms,
         "frame_inputs": frame_ms / input_ms,
-        "patches": patches.anomaly.numel(),
+        "patches": patches.anomaly.size,
         "bank_entries": None if bank is None else len(bank),
     }
 

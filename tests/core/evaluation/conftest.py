@@ -42,7 +42,8 @@ class Brightness:
     mask: FrameMask | None = None
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
-        return Preprocessing(Square(SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
+        preprocessing = Preprocessing(Square(SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return torch.from_numpy(preprocessing(image))
 
     def prepare_masked(self, frame: MaskedFrame) -> Tensor:
         return self.prepare(frame.pixels)

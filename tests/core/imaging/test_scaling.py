@@ -43,7 +43,7 @@ def random_image(rng: np.random.Generator, height: int, width: int, channels: in
 )
 def test_scaling_equals_that_of_torch(height: int, width: int, size: tuple[int, int]) -> None:
     image = random_image(np.random.default_rng(SEED), height, width)
-    torch.testing.assert_close(scaled(image, size), scaled_by_torch(image, size), atol=5e-4, rtol=0)
+    np.testing.assert_allclose(scaled(image, size), scaled_by_torch(image, size), atol=5e-4, rtol=0)
 
 
 def test_scaling_equals_that_of_torch_for_random_sizes() -> None:
@@ -53,19 +53,19 @@ def test_scaling_equals_that_of_torch_for_random_sizes() -> None:
         image = random_image(rng, height, width, int(rng.choice([1, 3])))
         rows, columns = size
         expected = scaled_by_torch(image, (rows, columns))
-        torch.testing.assert_close(
+        np.testing.assert_allclose(
             scaled(image, (rows, columns)),
             expected,
             atol=5e-4,
             rtol=0,
-            msg=f"{height} x {width} to {size}, seed {SEED}",
+            err_msg=f"{height} x {width} to {size}, seed {SEED}",
         )
 
 
 def test_uniform_image_stays_uniform() -> None:
     for side in (257, 500, 1000):
         even = np.full((side, side, 1), 255, np.uint8)
-        assert float((scaled(even, (256, 256)) - 255).abs().max()) < 1e-4
+        assert float(np.abs(scaled(even, (256, 256)) - 255).max()) < 1e-4
 
 
 def test_read_only_part_of_an_image_is_scaled() -> None:
@@ -73,7 +73,7 @@ def test_read_only_part_of_an_image_is_scaled() -> None:
     image.setflags(write=False)
     part = image[10:390:2, 5:305]
     for size in ((64, 64), (256, 256), (128, 200)):
-        torch.testing.assert_close(scaled(part, size), scaled_by_torch(part, size), atol=5e-4, rtol=0)
+        np.testing.assert_allclose(scaled(part, size), scaled_by_torch(part, size), atol=5e-4, rtol=0)
 
 
 def test_grey_gives_the_input_of_three_equal_channels() -> None:
@@ -82,4 +82,4 @@ def test_grey_gives_the_input_of_three_equal_channels() -> None:
         grey = random_image(np.random.default_rng(SEED), side, side, 1)[..., 0]
         one, three = preprocessing(grey_as_rgb(grey)), preprocessing(np.stack([grey] * 3, axis=-1))
         assert one.shape == (3, 64, 64)
-        torch.testing.assert_close(one, three, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(one, three, atol=1e-5, rtol=0)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from blemish_core.detectors.efficientad import teacher
-from blemish_core.detectors.efficientad.teacher import SIZES, network
+from blemish_core.detectors.efficientad.settings import SIZES
+from blemish_core.detectors.efficientad.teacher import network
 from blemish_core.detectors.efficientad.training import photographs
 from blemish_core.models.downloads import RemoteFile, fetch_photographs, fetch_teachers
 from blemish_core.platform.errors import Corrupt, FailedPrecondition

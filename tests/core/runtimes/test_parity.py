@@ -70,7 +70,7 @@ def test_rounding_in_inverted_lists_does_not_fail_parity(
     search, calls = InvertedLists.search, itertools.count()
 
     def searched(
-        lists: InvertedLists, queries: Tensor, grid: tuple[int, int] | None = None
+        lists: InvertedLists, queries: NDArray[np.float32], grid: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         distances, rows = search(lists, queries, grid)
         if next(calls) // len(golden) % 2:  # in every other comparison of the golden images

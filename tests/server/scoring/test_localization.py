@@ -67,7 +67,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCache:
     def load(folder: Path, device: str, choice: RuntimeChoice) -> tuple[Manifest, DarkSpotDetector]:
         return make_manifest().model_copy(update={"calibration": calibration}), DarkSpotDetector()
 
-    monkeypatch.setattr(model_cache, "load_detector", load)
+    monkeypatch.setattr(model_cache, "load_for_serving", load)
     return ModelCache(
         ModelStore(tmp_path),
         ImageLimits(),

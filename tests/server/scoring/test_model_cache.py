@@ -100,7 +100,7 @@ class FakeStore:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
     store = FakeStore()
-    monkeypatch.setattr(model_cache, "load_detector", store.load)
+    monkeypatch.setattr(model_cache, "load_for_serving", store.load)
     monkeypatch.setattr(ModelStore, "resolve", lambda _, ref: store.resolve(ref))
     monkeypatch.setattr(ModelStore, "manifest", lambda _, ref: make_manifest(ref.model))
     return store

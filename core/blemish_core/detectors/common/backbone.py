@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
-
-from blemish_core.detectors.common import hub, weight_import
 from blemish_core.imaging.preprocessing import Channels
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 DEFAULT = "efficientnet_lite2"
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", DEFAULT)
@@ -36,6 +33,11 @@ _COARSEST = 16
 """Sides of inputs are multiples of this, px."""
 _PROBES = ((4, 6), (8, 5))
 """Sizes of two inputs, in units of the coarsest stride, to see how features follow the input."""
+
+
+def can_look_up(name: str) -> bool:
+    """Return whether ``Backbone.named`` works here: without timm, it is left to the worker."""
+    return name in PACKAGED or find_spec("timm") is not None
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,18 @@ class Backbone:
 
     @classmethod
     def from_timm(cls, name: str, *, fine: bool = False) -> "Backbone":
-        """Look up a backbone in timm; otherwise like ``named``."""
+        """Look up a backbone in timm; otherwise like ``named``.
+
+        Raises:
+            FailedPrecondition: if timm is not installed.
+        """
+        if not can_look_up(name):
+            raise FailedPrecondition(
+                f"the backbone {name} needs timm, which is not installed; install blemish[core], or train "
+                "the model again"
+            )
         import timm
+        import torch
 
         timm_name = _timm_name(name)
         if not timm.is_model(timm_name):
@@ -124,8 +136,6 @@ class Backbone:
         Raises:
             InvalidRequest: if not.
         """
-        import timm
-
         if self.name in PACKAGED or self.patch_px is not None:
             return  # known to accept them, or probed when it was looked up
         if "vit" in self.timm_name.lower():
@@ -133,13 +143,16 @@ class Backbone:
                 f"anomalib takes {self.name} for a transformer because of its name, but it has stages; use "
                 f"another network, such as {DEFAULT}"
             )
+        import timm
+        import torch
+
         with torch.device("meta"):
             network = timm.create_model(
                 self.timm_name, pretrained=False, features_only=True, exportable=True
             )
         strides = [stage["reduction"] for stage in network.feature_info.info]  # type: ignore[union-attr]
 
-        def fits(images: Tensor) -> bool:
+        def fits(images: "Tensor") -> bool:
             return all(
                 maps.shape[2:] == (images.shape[2] // stride, images.shape[3] // stride)
                 for maps, stride in zip(network(images), strides, strict=True)
@@ -164,6 +177,8 @@ def require_weights(backbone: Backbone, weights: Path) -> None:
         return
     import timm
 
+    from blemish_core.detectors.common import hub
+
     config = timm.get_pretrained_cfg(backbone.timm_name)
     repository = (config.hf_hub_id or "") if config is not None else ""
     url = config.url if config is not None and isinstance(config.url, str) else ""
@@ -171,7 +186,7 @@ def require_weights(backbone: Backbone, weights: Path) -> None:
         raise _not_available(backbone)
 
 
-def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
+def pretrained(backbone: Backbone, weights: Path) -> "dict[str, Tensor]":
     """Return the backbone's ImageNet weights by their names in timm.
 
     ``weights`` is the folder of imported weights, which take precedence.
@@ -181,6 +196,9 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
             installs them.
         Corrupt: if the imported file cannot be read.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     imported = weights / f"{backbone.name}.safetensors"
     if imported.exists():
         try:
@@ -210,6 +228,8 @@ def import_weights(name: str, file: Path, weights: Path) -> Path:
     """
     import timm
 
+    from blemish_core.detectors.common import weight_import
+
     backbone = Backbone.named(name)
     backbone.require_any_size()
     network = timm.create_model(backbone.timm_name, pretrained=False)
@@ -219,7 +239,7 @@ def import_weights(name: str, file: Path, weights: Path) -> Path:
     )
 
 
-def by_position(shipped: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def by_position(shipped: "Mapping[str, Tensor]", expected: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Return the tensors of ``shipped`` under the names of ``expected``, matched by their order.
 
     Counters of batches are kept as they are in ``expected``: they have no influence on features.
@@ -234,9 +254,10 @@ def by_position(shipped: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     return dict(expected) | dict(zip(names, values, strict=True))
 
 
-def _packaged(name: str) -> dict[str, Tensor]:
+def _packaged(name: str) -> "dict[str, Tensor]":
     """Return the weights in the package of a backbone."""
     import timm
+    import torch
 
     try:
         module = importlib.import_module(_package(name))
@@ -270,6 +291,7 @@ def _not_available(backbone: Backbone) -> FailedPrecondition:
 def _require_transformer(name: str, timm_name: str, patch_px: int) -> None:
     """Validate that a network is a transformer whose patches follow an input of any size."""
     import timm
+    import torch
 
     try:
         with torch.device("meta"):
@@ -277,15 +299,17 @@ def _require_transformer(name: str, timm_name: str, patch_px: int) -> None:
     except TypeError as error:  # the argument exists only where positions can be interpolated
         raise _fixed_size(name) from error
 
-    def fits(images: Tensor) -> bool:
+    def fits(images: "Tensor") -> bool:
         (maps,) = network.forward_intermediates(images, indices=1, intermediates_only=True)
         return bool(maps.shape[2:] == (images.shape[2] // patch_px, images.shape[3] // patch_px))
 
     _probe(name, network, patch_px, fits)
 
 
-def _probe(name: str, network: nn.Module, unit: int, fits: Callable[[Tensor], bool]) -> None:
+def _probe(name: str, network: "nn.Module", unit: int, fits: "Callable[[Tensor], bool]") -> None:
     """Validate that a network on the meta device accepts inputs of two sizes, and that ``fits`` holds."""
+    import torch
+
     network.eval()
     for rows, columns in _PROBES:
         try:
@@ -300,7 +324,7 @@ def _probe(name: str, network: nn.Module, unit: int, fits: Callable[[Tensor], bo
             )
 
 
-def _in_names_of(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _in_names_of(network: "nn.Module", tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
     """Return a publisher's tensors under timm's names, by timm's own conversion if it has one."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     return dict(convert(dict(tensors), network)) if convert else tensors

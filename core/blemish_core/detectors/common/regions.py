@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from blemish_core.detectors.base import PatchFeatures
-from blemish_core.detectors.common.embedding import directions, joined, pooled
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
+from blemish_core.serving.embedding import directions, joined, pooled
 
 Similarities = NDArray[np.float32]
 """(rows, columns) over a whole image, 0 to 1: similarity of each patch to a query."""
@@ -92,20 +91,19 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
             "edge",
             field="region",
         )
-    chosen = torch.from_numpy(_chosen(np.asarray(shares, np.float32)))
+    chosen = _chosen(np.asarray(shares, np.float32))
     anomaly, deviations = patches.anomaly[chosen], patches.deviations[chosen]  # (P,), (P, D)
     # Only patches that the mask ignores are exactly zero, unless all are.
     if not deviations.any() and patches.deviations.any():
         raise InvalidRequest(
             "the mask of the model ignores the whole region; choose another one", field="region"
         )
-    together = pooled(deviations[None], anomaly[None], patches.spread)
+    together = pooled(deviations, anomaly, patches.spread)
     # An image scores more or less than its worst patch; the region does so by the same difference.
     score = patches.prediction.score - float(patches.anomaly.max() - anomaly.max())
     direction = directions(together, patches.stages)
-    vector = joined(direction, torch.tensor([score]), patches.score_scale)
-    level = torch.sigmoid((anomaly.max() - threshold) / patches.spread)
-    return RegionQuery(vector[0].numpy(), direction[0].numpy(), float(level))
+    vector = joined(direction, score, patches.score_scale)
+    return RegionQuery(vector, direction, float(_level(anomaly.max(), threshold, patches.spread)))
 
 
 def _chosen(shares: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -125,11 +123,17 @@ def locate_region(
     patches: PatchFeatures, shape: tuple[int, int], query: RegionQuery, threshold: float
 ) -> RegionMatch:
     """Return where an image of ``shape`` (H, W) is most similar to a query."""
-    alignment = directions(patches.deviations, patches.stages) @ torch.from_numpy(query.direction)
-    level = torch.sigmoid((patches.anomaly - threshold) / patches.spread)
-    similarity = alignment.clamp(0, 1) * (1 - (level - query.anomaly_level).abs())
-    heat: Similarities = np.pad(similarity.numpy(), patches.margin)
+    alignment = directions(patches.deviations, patches.stages) @ query.direction
+    level = _level(patches.anomaly, threshold, patches.spread)
+    similarity = alignment.clip(0, 1) * (1 - np.abs(level - np.float32(query.anomaly_level)))
+    heat: Similarities = np.pad(similarity, patches.margin)
     return RegionMatch(_box(heat, shape), float(similarity.max()), heat)
+
+
+def _level(anomaly: Similarities, threshold: float, spread: float) -> Similarities:
+    """Return the degree of anomaly from 0 to 1: a sigmoid, without overflow at either end."""
+    level: Similarities = (1 + np.tanh((anomaly - np.float32(threshold)) / np.float32(2 * spread))) / 2
+    return level
 
 
 def _box(heat: Similarities, shape: tuple[int, int]) -> Region:

@@ -19,14 +19,8 @@ from blemish_core.detectors.base import Image, PatchFeatures, Prediction
 from blemish_core.detectors.common.embedding import embeddings, pooled, take_score_scale
 from blemish_core.detectors.common.masking import hide_ignored, split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
-from blemish_core.detectors.efficientad.network import (
-    MARGIN,
-    EfficientAdNetwork,
-    patch_anomaly,
-    patches_seen,
-)
-from blemish_core.detectors.efficientad.settings import NAME, EfficientAdSettings
-from blemish_core.detectors.efficientad.teacher import CHANNELS
+from blemish_core.detectors.efficientad.network import EfficientAdNetwork, patch_anomaly, patches_seen
+from blemish_core.detectors.efficientad.settings import CHANNELS, MARGIN, NAME, EfficientAdSettings
 from blemish_core.imaging.geometry import Size, Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
@@ -112,7 +106,7 @@ class EfficientAd(RuntimeHolder):
         return detector
 
     def _prepare(self, image: Image) -> Tensor:
-        return self._preprocess(image)
+        return torch.from_numpy(self._preprocess(image))
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps, features, *_ = self.outputs(inputs)
@@ -132,8 +126,17 @@ class EfficientAd(RuntimeHolder):
                 if seen is not None:
                     each[~patches_seen(seen.cpu())] = 0  # similar to nothing
         return [
-            PatchFeatures(*each, self._torch.spread.cpu(), self._score_scale.cpu(), MARGIN)
-            for each in zip(self._predictions(maps, features), deviations, anomaly, strict=True)
+            PatchFeatures(
+                prediction,
+                away.numpy(),
+                levels.numpy(),
+                float(self._torch.spread),
+                self._score_scale.cpu().numpy(),
+                MARGIN,
+            )
+            for prediction, away, levels in zip(
+                self._predictions(maps, features), deviations, anomaly, strict=True
+            )
         ]
 
     def outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

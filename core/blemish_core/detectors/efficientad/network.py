@@ -17,14 +17,11 @@ from blemish_core.detectors.base import held_bytes
 from blemish_core.detectors.common.embedding import pooled
 from blemish_core.detectors.common.masking import patch_looks
 from blemish_core.detectors.efficientad import teacher as teachers
-from blemish_core.detectors.efficientad.teacher import CHANNELS
+from blemish_core.detectors.efficientad.settings import CHANNELS, MARGIN, STRIDE
 
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import EfficientAdModel
 
-MARGIN = 4
-"""Padding of the maps at each side, in patches, where the network's receptive field leaves the image."""
-_STRIDE = 4  # px from one patch to the next
 _TEACHER, _AUTOENCODER = "model.teacher.", "model.ae."
 UNIT = 0.1
 """Distance of a map's two quantiles after its normalisation, as in the paper."""
@@ -174,11 +171,11 @@ class AnomalyNetwork(nn.Module):
 
 def patch_anomaly(maps: Tensor) -> Tensor:
     """Return the anomaly (B, R, R) of the teacher's patches from maps (B, 1, S, S)."""
-    return functional.avg_pool2d(maps, _STRIDE)[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return functional.avg_pool2d(maps, STRIDE)[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def patches_seen(looks: Tensor) -> Tensor:
     """Return which patches of the teacher count, bool (R, R), for the mask (S, S) of an image."""
-    border = MARGIN * _STRIDE
-    rows, columns = (length // _STRIDE - 2 * MARGIN for length in looks.shape)
+    border = MARGIN * STRIDE
+    rows, columns = (length // STRIDE - 2 * MARGIN for length in looks.shape)
     return patch_looks(looks[border:-border, border:-border], (rows, columns))

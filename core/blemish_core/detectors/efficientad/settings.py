@@ -3,12 +3,19 @@
 
 from dataclasses import dataclass
 
-from blemish_core.detectors.efficientad.teacher import SIZES
 from blemish_core.platform.errors import InvalidRequest
 
 NAME = "efficientad"
 MIN_IMAGES = 3
 """Two to train on, one to hold out."""
+SIZES = ("small", "medium")
+"""Sizes of the networks."""
+CHANNELS = 384
+"""Number of features of a patch."""
+MARGIN = 4
+"""Padding of the maps at each side, in patches, where the network's receptive field leaves the image."""
+STRIDE = 4
+"""Distance of two patches, in px of the input."""
 
 
 @dataclass(frozen=True)

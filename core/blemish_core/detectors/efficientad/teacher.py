@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors.common import weight_import
-from blemish_core.platform.errors import Corrupt, FailedPrecondition
-
-CHANNELS = 384
-SIZES = ("small", "medium")
-SHIPPED = Path(__file__).parent / "teachers"
+from blemish_core.detectors.efficientad.settings import CHANNELS
+from blemish_core.detectors.efficientad.teacher_files import not_installed, shipped, weights_name
+from blemish_core.platform.errors import Corrupt
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 _POOLED = 2  # the first two convolutions are followed by a pooling, in either size
@@ -92,11 +90,6 @@ def _convolved(weights: Mapping[str, Tensor], number: int, field: Tensor) -> Ten
     return functional.conv2d(field, weights[f"conv{number}.weight"], weights[f"conv{number}.bias"])
 
 
-def weights_name(size: str) -> str:
-    """Return the name of a teacher's weights in the store and for `blemish weights import`."""
-    return f"efficientad-{size}"
-
-
 def find(size: str, weights: Path) -> Teacher:
     """Return the teacher for ``size``; ``weights`` is the folder of imported weights.
 
@@ -111,32 +104,10 @@ def find(size: str, weights: Path) -> Teacher:
             return Teacher(load_file(imported), "imported")
         except SafetensorError as error:
             raise Corrupt(f"{imported} cannot be read; import it again") from error
-    if _shipped(size).exists():
-        half = load_file(_shipped(size))
+    if shipped(size).exists():
+        half = load_file(shipped(size))
         return Teacher({key: value.float() for key, value in half.items()}, "distilled by blemish")
-    raise _not_installed(size)
-
-
-def require(size: str, weights: Path) -> None:
-    """Validate that ``find`` has a teacher for ``size``, without reading it.
-
-    Raises:
-        FailedPrecondition: if there is none; the message names the commands that install one.
-    """
-    if not (weights / f"{weights_name(size)}.safetensors").exists() and not _shipped(size).exists():
-        raise _not_installed(size)
-
-
-def _shipped(size: str) -> Path:
-    return SHIPPED / f"pdn_{size}.safetensors"
-
-
-def _not_installed(size: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"no teacher for EfficientAD {size} is installed; fetch the official one with `blemish weights "
-        f"fetch efficientad`, import one with `blemish weights import {weights_name(size)} FILE`, or train "
-        "size small, whose teacher is part of blemish"
-    )
+    raise not_installed(size)
 
 
 def import_weights(size: str, file: Path, weights: Path) -> Path:

@@ -24,19 +24,21 @@ from blemish_core.detectors.common.masking import hide_ignored, on_grid, patch_l
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
 from blemish_core.detectors.patchcore.memory_bank import MemoryBank
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
-from blemish_core.detectors.patchcore.settings import NAME, OLD_INPUT_SIZE, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import (
+    MOST_UNIT,
+    NAME,
+    NEAR,
+    OLD_INPUT_SIZE,
+    PRIOR,
+    PatchCoreSettings,
+    stored,
+)
 from blemish_core.detectors.patchcore.tiling import tiled_features
 from blemish_core.imaging.geometry import ANY_SIZE, Size
 from blemish_core.imaging.preprocessing import Preprocessing
 
-_NEAR = 0.1
-"""Quantile of an image's distances that shows how far its undamaged patches lie."""
-_PRIOR = 0.3
-"""Weight of the typical mean distance, which steadies images with nearly no distance elsewhere."""
 _LEAST_WEIGHT = 1e-3
 """Weight of counted patches below which a pixel has no value of its own."""
-_MOST_UNIT = 3.0
-"""Largest unit. An image that is farther away than that as a whole is anomalous."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,7 @@ class PatchCore(RuntimeHolder):
         device: str | torch.device = "cpu",
     ) -> Self:
         """Rebuild a detector from its ``settings`` and ``tensors``, also those of older versions."""
-        # Versions without these settings use plain features of two stages.
-        given = {"whitened": False, "relative": False} | dict(settings)
-        if given.get("frame") is not None:
-            given["frame"] = tuple(given["frame"])  # a list in JSON
-        checked = PatchCoreSettings(**given)
+        checked = stored(settings)
         detector = cls(checked, device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
@@ -188,7 +186,7 @@ class PatchCore(RuntimeHolder):
         return detector
 
     def _prepare(self, image: Image) -> Tensor:
-        return self._preprocess(image)
+        return torch.from_numpy(self._preprocess(image))
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         with torch.inference_mode():
@@ -205,7 +203,7 @@ class PatchCore(RuntimeHolder):
     def _each_patches(self, inputs: Sequence[Tensor]) -> Iterator[Patches]:
         """Yield what ``patches`` returns: those of several large inputs need not be in memory at once."""
         images, looks = split_looks(inputs)
-        found = zip(images, looks, tiled_features(self.runtime, images), strict=True)
+        found = zip(images, looks, tiled_features(self.runtime, images, torch), strict=True)
         for image, seen, features in found:
             counted = _counted(features, seen).to(self._device).contiguous()
             yield Patches(counted, _shape(features), _size(image), seen)
@@ -246,9 +244,9 @@ class PatchCore(RuntimeHolder):
         if self._typical is None:
             return torch.ones((), device=distances.device)
         near, mean = self._typical
-        prior = _PRIOR * mean
+        prior = PRIOR * mean
         unit: Tensor = (near_distance(distances) + prior) / (near + prior)
-        return unit.clamp_max(_MOST_UNIT)
+        return unit.clamp_max(MOST_UNIT)
 
     def _with_features(self, scored: "_Scored") -> PatchFeatures:
         patches = scored.patches
@@ -257,10 +255,10 @@ class PatchCore(RuntimeHolder):
         looks, grid, distances = patches.looks, patches.grid, scored.distances
         return PatchFeatures(
             scored.prediction,
-            on_grid(deviations, looks, grid, 0.0).cpu(),
-            on_grid(distances, looks, grid, float(distances.min())).cpu(),
-            self._spread.cpu(),
-            self._score_scale.cpu(),
+            on_grid(deviations, looks, grid, 0.0).cpu().numpy(),
+            on_grid(distances, looks, grid, float(distances.min())).cpu().numpy(),
+            float(self._spread),
+            self._score_scale.cpu().numpy(),
             margin=0,
             stages=self._stages,
         )
@@ -315,4 +313,4 @@ def _size(image: Tensor) -> Size:
 
 def near_distance(distances: Tensor) -> Tensor:
     """Return the distance, (), that a tenth of the distances (P,) do not exceed."""
-    return distances.kthvalue(max(1, round(_NEAR * len(distances)))).values
+    return distances.kthvalue(max(1, round(NEAR * len(distances)))).values

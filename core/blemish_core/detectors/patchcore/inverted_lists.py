@@ -18,11 +18,12 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from blemish_core.detectors.patchcore.code_scan import nearest_code, nearest_entry
+from blemish_core.platform.threads import compute_threads
+
+Floats = NDArray[np.float32]
 
 _Result = TypeVar("_Result")
 
@@ -42,17 +43,20 @@ class InvertedLists:
     The entries are not copied; ``bytes`` counts their codes and the lists.
     """
 
-    def __init__(self, entries: Tensor, centroids: Tensor) -> None:
-        self.centroids = centroids.contiguous()
-        self._squares = self.centroids.square().sum(1)
-        self._entries: NDArray[np.float32] = entries.contiguous().numpy()
+    def __init__(self, entries: Floats, centroids: Floats) -> None:
+        self.centroids = np.ascontiguousarray(centroids)
+        self._squares: Floats = np.square(self.centroids).sum(1)
+        self._entries = np.ascontiguousarray(entries)
         probes = max(_MIN_PROBES, round(_ENTRIES_READ * len(centroids) / len(entries)))
         self._probes = min(probes, len(centroids))
 
-        owners = torch.cat([self._to_lists(some).argmin(1) for some in torch.split(entries, _BLOCK)])
-        sizes = torch.bincount(owners, minlength=len(centroids))
-        self._ends = np.concatenate([[0], sizes.cumsum(0).numpy()])
-        self._rows = owners.argsort(stable=True).numpy()
+        blocks = range(0, len(entries), _BLOCK)
+        owners = np.concatenate(
+            [self._to_lists(self._entries[start : start + _BLOCK]).argmin(1) for start in blocks]
+        )
+        sizes = np.bincount(owners, minlength=len(centroids))
+        self._ends = np.concatenate([[0], sizes.cumsum()])
+        self._rows = owners.argsort(stable=True)
         in_order = self._entries[self._rows]
         # Avoids a step of zero in dimensions where all entries are zero.
         self._step = np.maximum(np.abs(in_order).max(0), np.finfo(np.float32).tiny) / np.float32(127)
@@ -62,21 +66,22 @@ class InvertedLists:
         self._errors = np.linalg.norm(in_order - decoded, axis=1)
 
     @classmethod
-    def build(cls, entries: Tensor) -> "InvertedLists":
-        """Build lists for entries (N, D), float32 on the CPU, by k-means."""
-        # Imported on demand: it takes a second, and bundles contain their centroids.
+    def build(cls, entries: Floats) -> "InvertedLists":
+        """Build lists for entries (N, D) by k-means."""
+        # Imported on demand: they take a second, and bundles contain their centroids.
+        import torch
         from sklearn.cluster import KMeans
         from sklearn.exceptions import ConvergenceWarning
 
         lists = min(len(entries), int(_LISTS_PER_ROOT * len(entries) ** 0.5))
         order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(0))
-        learned = entries[order[: _KMEANS_ENTRIES * lists]].numpy()
+        learned = entries[order[: _KMEANS_ENTRIES * lists].numpy()]
         kmeans = KMeans(lists, init="random", n_init=1, max_iter=_ITERATIONS, tol=0, random_state=0)
         with warnings.catch_warnings():
             # Fewer distinct entries than lists only leave some lists empty.
             warnings.simplefilter("ignore", ConvergenceWarning)
             kmeans.fit(learned)
-        return cls(entries, torch.from_numpy(kmeans.cluster_centers_))
+        return cls(entries, kmeans.cluster_centers_)
 
     @property
     def bytes(self) -> int:
@@ -85,22 +90,21 @@ class InvertedLists:
         return sum(array.nbytes for array in arrays) + self.centroids.nbytes + self._squares.nbytes
 
     def search(
-        self, queries: Tensor, grid: tuple[int, int] | None = None
+        self, patches: Floats, grid: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return an entry near each query.
 
         Args:
-            queries: (Q, D).
-            grid: (rows, columns), if the queries are the patches of an image, row by row.
+            patches: (Q, D), contiguous queries.
+            grid: (rows, columns), if they are the patches of an image, row by row.
 
         Returns:
             The distance to the entry (Q,), an upper bound of that to the nearest one, and its row number
             (Q,). The distance is infinite if the lists read were empty.
         """
-        patches: NDArray[np.float32] = queries.contiguous().numpy()
         cells = _cells(grid) if grid else np.arange(len(patches))[:, None].repeat(4, 1)
         means = sum(patches[corner] for corner in cells.T) / 4
-        to_lists = self._to_lists(torch.from_numpy(means)).numpy()
+        to_lists = self._to_lists(means)
         distances = np.full(len(patches), np.inf, np.float32)
         rows = np.zeros(len(patches), np.int64)
 
@@ -123,12 +127,11 @@ class InvertedLists:
         _parallel(scan, len(cells))
         return distances, rows
 
-    def closest(self, query: Tensor, bound: float, row: int) -> tuple[float, int]:
-        """Return the exact distance from a query (D,) to the nearest entry, and its row number.
+    def closest(self, patch: Floats, bound: float, row: int) -> tuple[float, int]:
+        """Return the exact distance from a patch (D,) to the nearest entry, and its row number.
 
         ``bound`` is the distance to the entry ``row``. The smaller it is, the fewer entries are read.
         """
-        patch = query.contiguous().numpy()
 
         def scan(first: int, end: int) -> tuple[np.float32, int]:
             return nearest_entry(
@@ -146,9 +149,11 @@ class InvertedLists:
         distance, nearest = min(_parallel(scan, len(self._codes)))
         return float(distance), nearest
 
-    def _to_lists(self, points: Tensor) -> Tensor:
+    def _to_lists(self, points: Floats) -> Floats:
         """Return squared distances (P, L) of points (P, D) to the centroids, less a constant per row."""
-        return torch.addmm(self._squares, points, self.centroids.T, alpha=-2)
+        distances: Floats = (-2 * points) @ self.centroids.T
+        distances += self._squares
+        return distances
 
 
 @cache
@@ -163,7 +168,7 @@ def _cells(grid: tuple[int, int]) -> NDArray[np.int64]:
 
 def _parallel(work: Callable[[int, int], _Result], count: int) -> list[_Result]:
     """Call ``work`` in threads with the start and the end of each one's share of ``count``."""
-    threads = min(torch.get_num_threads(), count)
+    threads = min(compute_threads(), count)
     if threads == 1:
         return [work(0, count)]
     edges = [count * part // threads for part in range(threads + 1)]

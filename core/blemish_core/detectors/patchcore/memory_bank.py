@@ -76,9 +76,9 @@ class MemoryBank:
         self._lists: InvertedLists | None = None
         if entries.device.type == "cpu" and len(entries) >= indexed_from:
             self._lists = (
-                InvertedLists.build(self._entries)
+                InvertedLists.build(self._entries.numpy())
                 if centroids is None
-                else InvertedLists(self._entries, centroids)
+                else InvertedLists(self._entries.numpy(), centroids.numpy())
             )
 
     @property
@@ -89,7 +89,7 @@ class MemoryBank:
     @property
     def centroids(self) -> Tensor | None:
         """(L, D), from which the index can be rebuilt; None without an index."""
-        return self._lists.centroids if self._lists else None
+        return torch.from_numpy(self._lists.centroids) if self._lists else None
 
     @property
     def supports(self) -> Tensor | None:
@@ -147,7 +147,9 @@ class MemoryBank:
                 distances /= expected
             return Nearest(distances, rows, distances.argmax())
         units = np.ones(1, np.float32) if expected is None else expected.numpy()
-        return self._find_farthest(patches, self._lists, *self._lists.search(patches, grid), units)
+        return self._find_farthest(
+            patches, self._lists, *self._lists.search(patches.contiguous().numpy(), grid), units
+        )
 
     def distances_to_others(self, patches: Tensor, excluded: Tensor) -> Tensor:
         """Return the distances (P,) of patches (P, D) to the nearest entry that is not ``excluded`` (N,).
@@ -188,7 +190,7 @@ class MemoryBank:
         The patches are compared by distance divided by ``units``, (P,) or (1,).
         """
         # NumPy has less overhead than torch for arrays this small.
-        exact = np.zeros(len(patches), dtype=np.bool_)
+        exact, arrays = np.zeros(len(patches), dtype=np.bool_), patches.contiguous().numpy()
         step = _FIRST_CHECKED
         while True:
             open_bounds = np.where(exact, -np.inf, bounds / units)
@@ -198,7 +200,7 @@ class MemoryBank:
                 checked = np.flatnonzero(~exact)
             if step <= _ONE_BY_ONE:
                 for patch in checked:
-                    bounds[patch], rows[patch] = lists.closest(patches[patch], bounds[patch], rows[patch])
+                    bounds[patch], rows[patch] = lists.closest(arrays[patch], bounds[patch], rows[patch])
             else:
                 bounds[checked], rows[checked] = (found.numpy() for found in self._exact(patches[checked]))
             exact[checked] = True

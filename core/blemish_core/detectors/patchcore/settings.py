@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of PatchCore."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from blemish_core.detectors.common.backbone import DEFAULT, Backbone
+from blemish_core.detectors.common.backbone import DEFAULT, Backbone, can_look_up
 from blemish_core.imaging.geometry import InputGeometry, Scale, Square
+from blemish_core.imaging.preprocessing import Channels
 from blemish_core.platform.errors import InvalidRequest
 
 NAME = "patchcore"
@@ -24,6 +26,13 @@ FEATURE_TENSORS = frozenset(
 
 Center and whitening do too, but they define the space of embeddings, which all runtimes share.
 """
+
+NEAR = 0.1
+"""Quantile of an image's distances that shows how far its undamaged patches lie."""
+PRIOR = 0.3
+"""Weight of the typical mean distance, which steadies images with nearly no distance elsewhere."""
+MOST_UNIT = 3.0
+"""Largest unit. An image that is farther away than that as a whole is anomalous."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class PatchCoreSettings:
     """Input pixels per frame pixel, from training; None scales to squares, as older versions do."""
     frame: tuple[int, int] | None = None
     """(height, width) of all training images, px; None if they differ."""
+    normalization: tuple[Channels, Channels] | None = None
+    """Mean and deviation of the backbone's channels, from training; None looks them up."""
 
     def __post_init__(self) -> None:
         """Validate the settings.
@@ -82,7 +93,8 @@ class PatchCoreSettings:
                 "input_size and smallest_defect both choose the scale; leave one of them out",
                 field="patchcore.smallest_defect",
             )
-        self.extractor()
+        if self.normalization is None and can_look_up(self.backbone):
+            self.extractor()
 
     @property
     def geometry(self) -> InputGeometry:
@@ -95,6 +107,17 @@ class PatchCoreSettings:
         """Return the backbone that extracts features."""
         return Backbone.named(self.backbone, fine=self.fine)
 
+    def channels(self) -> tuple[Channels, Channels]:
+        """Return mean and deviation of the backbone's channels.
+
+        Raises:
+            FailedPrecondition: if they must be looked up, which needs timm, and it is not installed.
+        """
+        if self.normalization is not None:
+            return self.normalization
+        backbone = self.extractor()
+        return backbone.mean, backbone.std
+
 
 def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
     """Return the settings of a training: the defaults, or those of the paper if not ``whitened``.
@@ -105,5 +128,17 @@ def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
         InvalidRequest: if a value is out of range.
     """
     settings = PatchCoreSettings(**({"relative": whitened} | others))
-    settings.extractor().require_any_size()
+    if can_look_up(settings.backbone):
+        settings.extractor().require_any_size()
     return settings
+
+
+def stored(settings: Mapping[str, Any]) -> PatchCoreSettings:
+    """Return the settings of a bundle, also of older versions, which use plain features of two stages."""
+    given = {"whitened": False, "relative": False} | dict(settings)
+    if given.get("frame") is not None:
+        given["frame"] = tuple(given["frame"])  # a list in JSON
+    if given.get("normalization") is not None:
+        mean, deviation = given["normalization"]
+        given["normalization"] = tuple(mean), tuple(deviation)
+    return PatchCoreSettings(**given)

@@ -6,15 +6,12 @@ surroundings. Tiles overlap, and each patch is taken from the tile in which it l
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import groupby, product
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from blemish_core.detectors.base import Runtime
 from blemish_core.imaging.geometry import Span, spans
 
 LONGEST = 1280
@@ -23,27 +20,35 @@ OVERLAP = 256
 """Least overlap of two tiles, px. The patches that a tile keeps hardly see its edge then."""
 
 
-def tiled_features(runtime: Runtime, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the features (D, rows, columns) of each input (3, h, w)."""
+def tiled_features(
+    runtime: Callable[[Any], tuple[Any, ...]], inputs: Sequence[Any], arrays: Any
+) -> Iterator[Any]:
+    """Yield the features (D, rows, columns) of each input (3, h, w).
+
+    Args:
+        runtime: runs the network.
+        inputs: images of one library.
+        arrays: that library, numpy or torch.
+    """
     for (_, height, width), same in groupby(inputs, key=lambda image: image.shape):
         images = list(same)
         at_once = LONGEST**2 // (height * width)
         if not at_once:
-            yield from (_features_of_tiles(runtime, image) for image in images)
+            yield from (_features_of_tiles(runtime, image, arrays) for image in images)
             continue
         for start in range(0, len(images), at_once):
             some = images[start : start + at_once]
             # A view avoids a copy of a single input, the usual case on a CPU.
-            (features,) = runtime(some[0][None] if len(some) == 1 else torch.stack(some))
+            (features,) = runtime(some[0][None] if len(some) == 1 else arrays.stack(some))
             yield from features
 
 
-def _features_of_tiles(runtime: Runtime, image: Tensor) -> Tensor:
+def _features_of_tiles(runtime: Callable[[Any], tuple[Any, ...]], image: Any, arrays: Any) -> Any:
     height, width = image.shape[-2:]
     down = spans(height, max(LONGEST, LONGEST**2 // width), OVERLAP)
     across = spans(width, max(LONGEST, LONGEST**2 // height), OVERLAP)
 
-    def features(tile: tuple[Span, Span]) -> Tensor:
+    def features(tile: tuple[Span, Span]) -> Any:
         rows, columns = tile
         (found,) = runtime(image[None, :, rows.begin : rows.end, columns.begin : columns.end])
         stride = (rows.end - rows.begin) // found.shape[-2]
@@ -52,9 +57,10 @@ def _features_of_tiles(runtime: Runtime, image: Tensor) -> Tensor:
     # The runtime runs one for each of its lanes at a time.
     parts = list(_threads(os.getpid()).map(features, product(down, across)))
     rows = [
-        torch.cat(parts[start : start + len(across)], dim=2) for start in range(0, len(parts), len(across))
+        arrays.concatenate(parts[start : start + len(across)], axis=2)
+        for start in range(0, len(parts), len(across))
     ]
-    return torch.cat(rows, dim=1)
+    return arrays.concatenate(rows, axis=1)
 
 
 @cache

@@ -32,7 +32,12 @@ def make_patches(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin
         float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32)
     )
     return PatchFeatures(
-        prediction, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin
+        prediction,
+        deviations.numpy(),
+        anomaly.numpy(),
+        0.5,
+        np.array([1.0, 0.2], np.float32),
+        margin,
     )
 
 
@@ -77,7 +82,7 @@ def test_stages_count_equally_in_a_region_whatever_their_features() -> None:
         patches = make_patches(*defects, seed=seed)
         generator = torch.Generator().manual_seed(seed + 100)
         loud = 100 * torch.randn(SIDE, SIDE, 4, generator=generator)
-        deviations = torch.cat([loud, patches.deviations], dim=-1)
+        deviations = np.concatenate([loud.numpy(), patches.deviations], axis=-1)
         return replace(patches, deviations=deviations, stages=(4, DIMENSIONS))
 
     query = describe_region(staged((CRACK, 2, 3, 9.0), seed=1), around(2, 3), THRESHOLD)
@@ -117,7 +122,9 @@ def test_region_smaller_than_a_patch_selects_that_patch() -> None:
 
 def test_flat_surface_gives_finite_values() -> None:
     flat = replace(
-        make_patches(), deviations=torch.zeros(SIDE, SIDE, DIMENSIONS), anomaly=torch.zeros(SIDE, SIDE)
+        make_patches(),
+        deviations=np.zeros((SIDE, SIDE, DIMENSIONS), np.float32),
+        anomaly=np.zeros((SIDE, SIDE), np.float32),
     )
     query = describe_region(flat, EVERYWHERE, THRESHOLD)
     assert np.isfinite(query.embedding).all()

@@ -104,8 +104,8 @@ def test_nearest_embedding_is_of_the_same_kind(training: TrainingResult) -> None
 
 def pooled_direction(patches: PatchFeatures) -> Tensor:
     """Return the mean deviation (D,) of patches, weighted by a softmax over their anomaly."""
-    weights = torch.softmax(patches.anomaly.flatten() / patches.spread, dim=0)
-    return weights @ patches.deviations.flatten(0, 1)
+    weights = torch.softmax(torch.from_numpy(patches.anomaly).flatten() / patches.spread, dim=0)
+    return weights @ torch.from_numpy(patches.deviations).flatten(0, 1)
 
 
 def test_both_stages_have_equal_shares_of_an_embedding(training: TrainingResult) -> None:

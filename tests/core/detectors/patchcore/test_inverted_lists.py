@@ -17,8 +17,8 @@ def entries(seed: int, count: int) -> torch.Tensor:
 def test_similar_neighbours_find_the_same_as_each_alone(grid: tuple[int, int]) -> None:
     rows, columns = grid
     cells = entries(1, 25).reshape(5, 5, DIMENSIONS)
-    image = cells.repeat_interleave(2, 0).repeat_interleave(2, 1)[:rows, :columns].flatten(0, 1)
-    lists = InvertedLists.build(entries(2, 3000))
+    image = cells.repeat_interleave(2, 0).repeat_interleave(2, 1)[:rows, :columns].flatten(0, 1).numpy()
+    lists = InvertedLists.build(entries(2, 3000).numpy())
     distances, found = lists.search(image, grid)
     alone, found_alone = lists.search(image)
     np.testing.assert_allclose(distances, alone, rtol=1e-6)
@@ -27,18 +27,18 @@ def test_similar_neighbours_find_the_same_as_each_alone(grid: tuple[int, int]) -
 
 def test_distances_are_those_of_the_entries_found() -> None:
     known, image = entries(3, 3000), entries(4, 32 * 32)
-    lists = InvertedLists.build(known)
-    distances, found = lists.search(image, (32, 32))
+    lists = InvertedLists.build(known.numpy())
+    distances, found = lists.search(image.numpy(), (32, 32))
     reported = (image - known[torch.from_numpy(found)]).norm(dim=1)
     np.testing.assert_allclose(distances, reported, rtol=1e-5)
-    alone, _ = lists.search(image)
+    alone, _ = lists.search(image.numpy())
     # Four dissimilar patches read lists that are near none of them.
     assert distances.mean() > alone.mean()
 
 
 @pytest.mark.parametrize("grid", [None, (2, 2)])
 def test_nan_queries_are_infinitely_far(grid: tuple[int, int] | None) -> None:
-    lists = InvertedLists.build(entries(5, 200))
-    distances, found = lists.search(torch.full((4, DIMENSIONS), torch.nan), grid)
+    lists = InvertedLists.build(entries(5, 200).numpy())
+    distances, found = lists.search(np.full((4, DIMENSIONS), np.nan, np.float32), grid)
     assert np.isinf(distances).all()
     assert (found == 0).all()

@@ -167,7 +167,7 @@ def test_frame_of_outliers_that_no_list_covers_doubles_its_searches(rounds: Mock
     outliers = 5 * centers.repeat(6, 1)
     centroids = torch.cat([torch.zeros(1, FEW_DIMENSIONS), outliers])
     patches = 5 * clustered(51, 512, spread=1.0)
-    bounds, _ = InvertedLists(entries, centroids).search(patches)
+    bounds, _ = InvertedLists(entries.numpy(), centroids.numpy()).search(patches.numpy())
     assert np.isinf(bounds).mean() > 0.5
     nearest = MemoryBank(entries, centroids, indexed_from=1).nearest(patches)
     searches = rounds.call_count

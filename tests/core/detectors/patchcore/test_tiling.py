@@ -33,7 +33,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tiles_give_every_patch_once_and_in_place(height: int, width: int) -> None:
     image = torch.rand(3, height, width)
     runtime = Pooling()
-    (features,) = tiled_features(runtime, [image])
+    (features,) = tiled_features(runtime, [image], torch)
     torch.testing.assert_close(features, functional.avg_pool2d(image[None], 8)[0])
     assert len(runtime.shapes) > 1
     assert len(set(runtime.shapes)) == 1  # tiles of one size
@@ -43,7 +43,7 @@ def test_tiles_give_every_patch_once_and_in_place(height: int, width: int) -> No
 def test_inputs_of_one_size_are_batched_up_to_the_pixels_of_a_tile() -> None:
     inputs = [torch.rand(3, 64, 64) for _ in range(6)] + [torch.rand(3, 64, 128)]
     runtime = Pooling()
-    features = list(tiled_features(runtime, inputs))
+    features = list(tiled_features(runtime, inputs, torch))
     assert [shape[0] for shape in runtime.shapes] == [4, 2, 1]
     for image, found in zip(inputs, features, strict=True):
         torch.testing.assert_close(found, functional.avg_pool2d(image[None], 8)[0])
@@ -55,4 +55,4 @@ def test_failure_in_a_tile_is_raised() -> None:
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(tiled_features(Failing(), [torch.rand(3, 400, 400)]))
+        list(tiled_features(Failing(), [torch.rand(3, 400, 400)], torch))

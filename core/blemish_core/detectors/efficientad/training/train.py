@@ -26,8 +26,7 @@ from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.split import split_images
 from blemish_core.detectors.efficientad import teacher as teachers
 from blemish_core.detectors.efficientad.network import UNIT, patches_seen
-from blemish_core.detectors.efficientad.settings import MIN_IMAGES, EfficientAdSettings
-from blemish_core.detectors.efficientad.teacher import CHANNELS
+from blemish_core.detectors.efficientad.settings import CHANNELS, MIN_IMAGES, EfficientAdSettings
 from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint
 from blemish_core.detectors.efficientad.training.images import TrainingImages
 from blemish_core.detectors.efficientad.training.loop import TrainingLoop

@@ -8,6 +8,7 @@ from statistics import median
 from typing import TypeVar
 
 from blemish_core.detectors.base import ReadImage
+from blemish_core.detectors.common.backbone import can_look_up
 from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchCoreSettings
 from blemish_core.imaging.geometry import (
     MAX_PIXELS,
@@ -99,8 +100,10 @@ def _plan(settings: PatchCoreSettings, sizes: Sequence[Size]) -> ScalePlan:
             "input_size, or split the images",
             field="patchcore",
         ) from error
+    backbone = settings.extractor() if can_look_up(settings.backbone) else None
     chosen = replace(
         settings,
+        normalization=(backbone.mean, backbone.std) if backbone is not None else None,
         scale=scale.factor,
         input_size=min(size),
         frame=frame if len(set(sizes)) == 1 else None,
