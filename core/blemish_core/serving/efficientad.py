@@ -28,7 +28,7 @@ OUTPUTS = 3
 """Maps, pooled features and the teacher's features. Networks of older versions lack the last."""
 
 
-class EfficientAd(ArrayDetector):
+class ServedEfficientAd(ArrayDetector):
     """A runtime for teacher, student and autoencoder, and the parameters of embeddings."""
 
     name = NAME
@@ -44,7 +44,9 @@ class EfficientAd(ArrayDetector):
         self._spread = float(tensors["spread"])
 
     @classmethod
-    def load(cls, settings: Mapping[str, Any], tensors: TensorFile, runtime: ArrayRuntime) -> "EfficientAd":
+    def load(
+        cls, settings: Mapping[str, Any], tensors: TensorFile, runtime: ArrayRuntime
+    ) -> "ServedEfficientAd":
         """Rebuild a detector from the settings and tensors of a bundle, also of older versions."""
         return cls(EfficientAdSettings(**settings), tensors, runtime)
 

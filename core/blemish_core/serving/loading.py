@@ -16,12 +16,12 @@ from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 from blemish_core.runtimes.openvino_network import OpenVinoNetwork
 from blemish_core.serving.detector import ArrayDetector, TensorFile
-from blemish_core.serving.efficientad import OUTPUTS, EfficientAd
-from blemish_core.serving.patchcore import PatchCore
+from blemish_core.serving.efficientad import OUTPUTS, ServedEfficientAd
+from blemish_core.serving.patchcore import ServedPatchCore
 
 _LOADERS: Mapping[str, Callable[[Mapping[str, Any], TensorFile, OpenVinoNetwork], ArrayDetector]] = {
-    patchcore.NAME: PatchCore.load,
-    efficientad.NAME: EfficientAd.load,
+    patchcore.NAME: ServedPatchCore.load,
+    efficientad.NAME: ServedEfficientAd.load,
 }
 
 

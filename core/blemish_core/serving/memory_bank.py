@@ -21,7 +21,7 @@ _SCRATCH = 1 << 20
 
 
 @dataclass(frozen=True)
-class Nearest:
+class NearestEntries:
     """The nearest bank entries of the P patches of one image."""
 
     distances: Floats
@@ -35,7 +35,7 @@ class Nearest:
     """Number of the patch with the greatest distance."""
 
 
-class MemoryBank:
+class ServedBank:
     """Entries (N, D) of normal patches. Searches are thread-safe."""
 
     def __init__(
@@ -64,7 +64,7 @@ class MemoryBank:
 
     def nearest(
         self, patches: Floats, grid: tuple[int, int] | None = None, expected: Floats | None = None
-    ) -> Nearest:
+    ) -> NearestEntries:
         """Return the nearest entries of the patches (P, D), contiguous, of one image.
 
         Args:
@@ -78,9 +78,9 @@ class MemoryBank:
         distances, rows = self._exact(patches)
         if expected is not None:
             distances = distances / expected
-        return Nearest(distances, rows, int(distances.argmax()))
+        return NearestEntries(distances, rows, int(distances.argmax()))
 
-    def image_score(self, patches: Floats, nearest: Nearest, neighbors: int) -> np.float32:
+    def image_score(self, patches: Floats, nearest: NearestEntries, neighbors: int) -> np.float32:
         """Return the image score: the distance of the farthest patch, weighted as in equation 7."""
         farthest = nearest.farthest
         score = np.float32(nearest.distances[farthest])
@@ -102,7 +102,7 @@ class MemoryBank:
 
     def _find_farthest(
         self, patches: Floats, lists: "InvertedLists", bounds: Floats, rows: Integers, units: Floats
-    ) -> Nearest:
+    ) -> NearestEntries:
         """Find the farthest of patches (P, D), given upper bounds (P,) and their entries (P,).
 
         The patches are compared by distance divided by ``units``, (P,) or (1,).
@@ -124,7 +124,7 @@ class MemoryBank:
             far = bounds / units
             farthest = int(np.where(exact, far, -np.inf).argmax())
             if exact.all() or far[farthest] >= far[~exact].max():
-                return Nearest(far, rows, farthest)
+                return NearestEntries(far, rows, farthest)
             # Other patches are often nearest to the same entries. Without this, every patch of a flat or
             # saturated frame would need an exact search.
             for row in np.unique(rows[checked]):

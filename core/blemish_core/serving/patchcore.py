@@ -25,7 +25,7 @@ from blemish_core.serving.anomaly_map import anomaly_map
 from blemish_core.serving.detector import ArrayDetector, ArrayRuntime, TensorFile
 from blemish_core.serving.embedding import embedding, pooled
 from blemish_core.serving.masking import Mask, hide_ignored, on_grid, patch_looks, split_looks
-from blemish_core.serving.memory_bank import MemoryBank
+from blemish_core.serving.memory_bank import ServedBank
 
 Floats = NDArray[np.float32]
 
@@ -34,7 +34,7 @@ _LEAST_WEIGHT = np.float32(1e-3)
 
 
 @dataclass(frozen=True)
-class _Patches:
+class _PatchArrays:
     """The patches of one image, without those that a mask ignores."""
 
     features: Floats
@@ -47,7 +47,7 @@ class _Patches:
     """Mask of the input, (h, w); None if the P patches are all of the grid, row by row."""
 
 
-class PatchCore(ArrayDetector):
+class ServedPatchCore(ArrayDetector):
     """A memory bank, and a runtime for the backbone whose features it holds."""
 
     name = NAME
@@ -65,12 +65,14 @@ class PatchCore(ArrayDetector):
         self._stages: tuple[int, ...] = () if stages is None else tuple(map(int, stages))
         self._expected = tensors.get("usual_distances")
         self._typical = tensors.get("typical_distance")
-        self._bank = MemoryBank(
+        self._bank = ServedBank(
             tensors["memory_bank"], tensors.get("index_centroids"), tensors.get("supports")
         )
 
     @classmethod
-    def load(cls, settings: Mapping[str, Any], tensors: TensorFile, runtime: ArrayRuntime) -> "PatchCore":
+    def load(
+        cls, settings: Mapping[str, Any], tensors: TensorFile, runtime: ArrayRuntime
+    ) -> "ServedPatchCore":
         """Rebuild a detector from the settings and tensors of a bundle, also of older versions."""
         return cls(stored(settings), tensors, runtime)
 
@@ -95,7 +97,7 @@ class PatchCore(ArrayDetector):
     def predict_with_patches(self, inputs: Sequence[Floats]) -> list[PatchFeatures]:
         return [self._with_features(patches) for patches in self._each_patches(inputs)]
 
-    def _each_patches(self, inputs: Sequence[Floats]) -> Iterator[_Patches]:
+    def _each_patches(self, inputs: Sequence[Floats]) -> Iterator[_PatchArrays]:
         """Yield the patches of each input: those of several large inputs need not be in memory at once."""
         images, looks = zip(*map(split_looks, inputs), strict=True)
         found = tiled_features(self._runtime.infer, images, np)
@@ -105,9 +107,9 @@ class PatchCore(ArrayDetector):
             patches = features.reshape(depth, -1).T
             if seen is not None:
                 patches = patches[patch_looks(seen, (rows, columns)).ravel()]
-            yield _Patches(np.ascontiguousarray(patches), (rows, columns), image.shape[-2:], seen)
+            yield _PatchArrays(np.ascontiguousarray(patches), (rows, columns), image.shape[-2:], seen)
 
-    def _score(self, patches: _Patches) -> tuple[Prediction, Floats]:
+    def _score(self, patches: _PatchArrays) -> tuple[Prediction, Floats]:
         """Return the prediction and the distances (P,) of an image, in its unit of distance."""
         grid = patches.grid if patches.looks is None else None
         nearest = self._bank.nearest(patches.features, grid, self._expected)
@@ -129,7 +131,7 @@ class PatchCore(ArrayDetector):
         unit = (_near_distance(distances) + prior) / (near + prior)
         return np.float32(min(unit, MOST_UNIT))
 
-    def _with_features(self, patches: _Patches) -> PatchFeatures:
+    def _with_features(self, patches: _PatchArrays) -> PatchFeatures:
         prediction, distances = self._score(patches)
         deviations = (patches.features - self._center) @ self._whitening
         # Patches that the mask ignores are similar to nothing, and no anomaly.
@@ -145,7 +147,7 @@ class PatchCore(ArrayDetector):
         )
 
 
-def _map(distances: Floats, patches: _Patches) -> Floats:
+def _map(distances: Floats, patches: _PatchArrays) -> Floats:
     """Return the anomaly map (h, w) of distances (P,), lowest where the mask ignores the input."""
     grid, size, looks = patches.grid, patches.size, patches.looks
     if looks is None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from blemish_core.detectors.efficientad.settings import CHANNELS
+
 if TYPE_CHECKING:
-    from blemish_core.detectors.efficientad.settings import CHANNELS
-from blemish_core.detectors.common.anomalib_models import EfficientAdModel
+    from blemish_core.detectors.common.anomalib_models import EfficientAdModel
 
 _HARD_QUANTILE = 0.999  # of the distances, above which the student is trained (paper, section 3.2)
 
