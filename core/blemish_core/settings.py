@@ -84,7 +84,8 @@ class StackSettings(BaseSettings):
     OpenVINO on a CPU if the model has an OpenVINO network, else torch."""
 
     openvino_threads: int = Field(0, ge=0)
-    """Threads per OpenVINO forward pass; 0 divides the cores among the lanes."""
+    """Threads per OpenVINO forward pass. The value 0 divides the cores among the lanes, and gives all of
+    them to a frame of the server that finds nothing else queued or computed."""
 
     max_image_pixels: int = _LIMITS.max_pixels
     """Largest accepted image, in pixels (width times height)."""

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thread settings of numeric libraries. Each function applies to the whole process."""
+"""Thread settings of numeric libraries. Except for ``all_cores``, each applies to the whole process."""
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_thread = threading.local()
 
 
 def use_passive_waiting() -> None:
@@ -23,7 +28,12 @@ def share_cores(lanes: int) -> None:
 
 
 def compute_threads() -> int:
-    """Return the number of threads of one computation: torch's, or as many as NumPy's BLAS takes."""
+    """Return the number of threads of one computation: torch's, or as many as NumPy's BLAS takes.
+
+    It is the number of cores inside ``all_cores``.
+    """
+    if has_all_cores():
+        return os.cpu_count() or 1
     if "torch" in sys.modules:
         import torch
 
@@ -36,3 +46,19 @@ def disable_opencv_threads() -> None:
     import cv2
 
     cv2.setNumThreads(0)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let computations of the calling thread use all cores within the block, not only its share."""
+    before = has_all_cores()
+    _thread.has_all_cores = True
+    try:
+        yield
+    finally:
+        _thread.has_all_cores = before
+
+
+def has_all_cores() -> bool:
+    """Return whether the calling thread is in an ``all_cores`` block."""
+    return getattr(_thread, "has_all_cores", False)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.platform.errors import Corrupt
+from blemish_core.platform.threads import has_all_cores
 from blemish_core.runtimes.openvino_import import openvino
 
 NAME = "openvino"
@@ -26,7 +27,11 @@ Floats = NDArray[np.float32]
 
 
 class OpenVinoNetwork:
-    """A network on the CPU. Calls are thread-safe, and as many run concurrently as there are lanes."""
+    """A network on the CPU. Calls are thread-safe, and as many run concurrently as there are lanes.
+
+    With several lanes, a call inside ``threads.all_cores`` takes all cores. It has a compiled network of
+    its own, because OpenVINO fixes the threads of a pass when it compiles. This adds scratch memory.
+    """
 
     def __init__(self, file: Path, *, name: str = NAME, threads: int = 0, lanes: int = 1) -> None:
         """Load the IR in ``file``.
@@ -34,7 +39,8 @@ class OpenVinoNetwork:
         Args:
             file: XML file, next to its weights.
             name: name of the runtime in settings.
-            threads: threads of one forward pass; 0 divides the cores among the lanes.
+            threads: threads of one forward pass; 0 divides the cores among the lanes, and gives all of
+                them to a call inside ``threads.all_cores``.
             lanes: number of concurrent forward passes.
 
         Raises:
@@ -51,26 +57,37 @@ class OpenVinoNetwork:
 
     def _compile(self, model: Any, name: str, threads: int, lanes: int) -> None:
         self.name = name
-        self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
-        self._outputs = tuple(self._compiled.outputs)
-        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._in_lanes = self._alone = _Requests(model, _settings(threads, lanes))
+        cores = os.cpu_count() or 1
+        if lanes > 1 and cores > 1 and not threads:
+            self._alone = _Requests(model, _settings(cores, lanes=1))
 
     @property
     def outputs(self) -> int:
         """Number of arrays that a call returns."""
-        return len(self._outputs)
+        return len(self._in_lanes.outputs)
 
     def infer(self, images: Floats) -> tuple[Floats, ...]:
         """Run the network on images (B, 3, h, w)."""
-        with self._request() as request:
+        requests = self._alone if has_all_cores() else self._in_lanes
+        with requests.idle() as request:
             outputs = request.infer(
                 {0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=True
             )
             # A copy, because the next call overwrites the request's memory.
-            return tuple(outputs[output].copy() for output in self._outputs)
+            return tuple(outputs[output].copy() for output in requests.outputs)
+
+
+class _Requests:
+    """A compiled network and its inference requests."""
+
+    def __init__(self, model: Any, settings: dict[str, Any]) -> None:
+        self._compiled = _core().compile_model(model, "CPU", settings)
+        self.outputs = tuple(self._compiled.outputs)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @contextmanager
-    def _request(self) -> Iterator[Any]:
+    def idle(self) -> Iterator[Any]:
         """Provide an idle inference request; the pool grows to the number of concurrent calls."""
         try:
             request = self._idle.get_nowait()

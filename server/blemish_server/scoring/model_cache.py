@@ -26,9 +26,10 @@ from blemish_core.models.calibration_log import CalibrationLog, Revision
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, NotFound
 from blemish_core.platform.names import ModelRef
+from blemish_core.platform.threads import all_cores
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.serving.loading import load_for_serving
-from blemish_server.scoring.batcher import Batcher, BatchingPolicy, Timings
+from blemish_server.scoring.batcher import Batcher, BatchingPolicy, BusyLanes, Timings
 from blemish_server.scoring.inspection import Capture, Inspection, ScoringRequest
 from blemish_server.scoring.localization import localized
 
@@ -120,6 +121,7 @@ class ModelCache:
         self._policy = policy
         self._budget_bytes = budget_bytes
         self._models: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
+        self._busy = BusyLanes()
         self._loading: dict[ModelRef, asyncio.Task[LoadedModel]] = {}
         self._load_lock = asyncio.Lock()  # each load uses all cores and has a peak of memory
         self._resolved: TTLCache[ModelRef, ModelRef] = TTLCache(math.inf, _RESOLVED_S)
@@ -294,6 +296,8 @@ class ModelCache:
                 partial(_prepare, detector, calibrations, self._limits, manifest.white_level),
                 partial(_inspect, detector, manifest),
                 self._policy,
+                run_alone=partial(_inspect_on_all_cores, detector, manifest),
+                busy=self._busy,
                 name=str(ref),
             ),
             detector.bytes,
@@ -310,13 +314,15 @@ class ModelCache:
         return model
 
     async def _run_once(self, detector: ServedDetector[Any]) -> None:
-        """Score a grey image in every lane, in each batch size: the first pass allocates memory."""
+        """Score a grey image in every lane, in each batch size, and alone: first passes allocate memory."""
         side = detector.input_size
         height, width = detector.mask.shape if detector.mask else detector.frame or (side, side)
         grey = detector.prepare(np.full((height, width, 3), 128, np.uint8))
         for size in {1, self._policy.max_batch_size}:
             lanes = [asyncio.to_thread(detector.predict, [grey] * size) for _ in range(self._policy.lanes)]
             await asyncio.gather(*lanes)
+        if self._policy.lanes > 1:
+            await asyncio.to_thread(_predict_on_all_cores, detector, grey)
 
     def _evict(self, newest: ModelRef | None = None) -> None:
         # A version in use stays, even if the budget is exceeded for a while.
@@ -419,6 +425,18 @@ def _inspect(
             inspection = replace(inspection, preview=preview(each.shown, _PREVIEW_PX, _PREVIEW_QUALITY))
         inspections.append(inspection)
     return inspections
+
+
+def _inspect_on_all_cores(
+    detector: ServedDetector[Any], manifest: Manifest, batch: Sequence[Prepared]
+) -> list[Inspection]:
+    with all_cores():
+        return _inspect(detector, manifest, batch)
+
+
+def _predict_on_all_cores(detector: ServedDetector[Any], image: Any) -> None:
+    with all_cores():
+        detector.predict([image])
 
 
 def _is_anomalous(inspection: Inspection, request: ScoringRequest) -> bool:

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blemish_core.platform.threads import all_cores, has_all_cores
 
 _SCRIPT = """
 import cv2
@@ -15,3 +20,19 @@ assert cv2.getNumThreads() == 1
 
 def test_opencv_threads_are_disabled_by_a_call_and_not_by_an_import() -> None:
     subprocess.run([sys.executable, "-c", _SCRIPT], check=True, timeout=60)
+
+
+def test_all_cores_are_for_the_calling_thread_within_the_block() -> None:
+    with all_cores(), ThreadPoolExecutor(1) as other:
+        assert has_all_cores()
+        assert not other.submit(has_all_cores).result()
+    assert not has_all_cores()
+
+
+def test_all_cores_end_with_an_error_and_after_the_outer_block() -> None:
+    with pytest.raises(ValueError, match="inner"), all_cores():
+        with all_cores():
+            pass
+        assert has_all_cores()
+        raise ValueError("inner")
+    assert not has_all_cores()

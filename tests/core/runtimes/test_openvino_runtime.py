@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from blemish_core.detectors.efficientad.training.trainable import TrainableEffic
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.jobs.handlers import export
 from blemish_core.platform.errors import Corrupt
+from blemish_core.platform.threads import all_cores
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 from blemish_core.runtimes.openvino_import import openvino
@@ -247,6 +249,28 @@ def test_concurrent_calls_get_their_own_outputs(
         together = list(threads.map(lambda batch: runtime(batch)[0], batches))
     for expected, got in zip(alone, together, strict=True):
         assert got.equal(expected)
+
+
+def test_call_on_all_cores_gives_the_outputs_of_a_lane(exported: Path, compilations: list[Any]) -> None:
+    runtime = OpenVinoRuntime(exported, lanes=2)
+    lanes, alone = compilations
+    assert (lanes.get_property("NUM_STREAMS"), alone.get_property("NUM_STREAMS")) == (2, 1)
+    assert alone.get_property("INFERENCE_NUM_THREADS") == os.cpu_count()
+    assert alone.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    (shared,) = runtime(images(1))
+    with all_cores():
+        (own,) = runtime(images(1))
+    torch.testing.assert_close(own, shared, rtol=1e-6, atol=1e-6 * float(shared.abs().max()))
+
+
+@pytest.mark.parametrize(("lanes", "threads"), [(1, 0), (3, 1)])
+def test_second_network_is_compiled_only_for_lanes_that_share_all_cores(
+    exported: Path, compilations: list[Any], lanes: int, threads: int
+) -> None:
+    runtime = OpenVinoRuntime(exported, lanes=lanes, threads=threads)
+    with all_cores():
+        runtime(images(1))
+    assert len(compilations) == 1
 
 
 def test_precision_is_float32_on_every_processor(exported: Path, compilations: list[Any]) -> None:

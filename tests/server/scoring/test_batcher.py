@@ -19,6 +19,7 @@ from blemish_server.scoring.batcher import (
     AdmissionLimit,
     Batcher,
     BatchingPolicy,
+    BusyLanes,
     Completed,
     Priority,
     Timings,
@@ -507,6 +508,77 @@ async def test_lanes_compute_in_parallel_but_not_more_batches_than_lanes() -> No
     batcher.close()
     assert [each.result for each in results] == [2 * item for item in range(10)]
     assert most == 2
+
+
+class Alone(Doubler):
+    """A computation that records which items ran alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone: list[int] = []
+
+    def run_alone(self, items: Sequence[int]) -> list[int]:
+        self.alone += items
+        return self(items)
+
+    def make(self, lanes: int, busy: BusyLanes | None = None) -> Batcher[int, int, int]:
+        policy = BatchingPolicy(max_batch_size=1, lanes=lanes)
+        return Batcher(self.prepare, self, policy, run_alone=self.run_alone, busy=busy)
+
+
+async def test_items_of_a_lone_caller_run_alone() -> None:
+    double = Alone()
+    batcher = double.make(lanes=3)
+    for item in (1, 2, 3):
+        assert (await batcher.submit(item)).result == 2 * item
+    batcher.close()
+    assert double.alone == [1, 2, 3]
+
+
+async def test_item_does_not_run_alone_while_another_is_computed() -> None:
+    double = Alone()
+    batcher = double.make(lanes=3)
+    first = await double.occupy(batcher)
+    second = asyncio.create_task(batcher.submit(2))
+    assert await asyncio.to_thread(double.entered.acquire, timeout=10)
+    double.gate.set()
+    await asyncio.gather(first, second)
+    batcher.close()
+    assert double.alone == [100]
+
+
+async def test_item_does_not_run_alone_while_another_is_queued() -> None:
+    double = Alone()
+    batcher = double.make(lanes=1)
+    first = await double.occupy(batcher)
+    others = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+    await asyncio.sleep(0)
+    double.gate.set()
+    await asyncio.gather(first, *others)
+    batcher.close()
+    assert double.alone == [100, 2]
+
+
+async def test_item_does_not_run_alone_while_another_batcher_computes() -> None:
+    busy, double, other = BusyLanes(), Alone(), Alone()
+    batchers = double.make(1, busy), other.make(1, busy)
+    first = await double.occupy(batchers[0])
+    await batchers[1].submit(2)
+    double.gate.set()
+    await first
+    for batcher in batchers:
+        batcher.close()
+    assert (double.alone, other.alone) == ([100], [])
+
+
+async def test_item_that_cannot_be_prepared_leaves_the_lane_free() -> None:
+    double = Alone()
+    batcher = double.make(lanes=1)
+    with pytest.raises(ValueError, match="cannot prepare"):
+        await batcher.submit(-2)
+    await batcher.submit(3)
+    batcher.close()
+    assert double.alone == [3]
 
 
 async def test_preparers_work_ahead_by_two_batches_at_most() -> None:

@@ -24,6 +24,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt, InvalidImage, NotFound
 from blemish_core.platform.names import ModelRef
+from blemish_core.platform.threads import has_all_cores
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_server.scoring import model_cache
 from blemish_server.scoring.batcher import BatchingPolicy
@@ -53,6 +54,10 @@ class FakeDetector:
     def __init__(self, runtime: str) -> None:
         self.runtime = FakeRuntime(runtime)
         self.passes = 0
+        self.passes_on_all_cores = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
 
     def prepare(self, image: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
         if self.mask is not None:
@@ -64,6 +69,10 @@ class FakeDetector:
 
     def predict(self, inputs: Sequence[object]) -> Sequence[object]:
         self.passes += 1
+        self.passes_on_all_cores += has_all_cores()
+        if not self.gate.is_set():
+            self.entered.set()
+        assert self.gate.wait(10)
         return inputs
 
 
@@ -154,7 +163,26 @@ async def test_version_larger_than_the_budget_is_loaded_alone(store: FakeStore, 
 async def test_every_lane_is_warm_before_the_first_use(store: FakeStore, tmp_path: Path) -> None:
     cache = make_cache(tmp_path, lanes=3)
     async with cache.use(A):
-        assert store.detectors[0].passes == 3
+        assert store.detectors[0].passes == 4
+        assert store.detectors[0].passes_on_all_cores == 1
+    cache.close()
+
+
+async def test_image_takes_all_cores_while_no_other_is_scored(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, lanes=2)
+    grey = ImageInput(bytes(16 * 16), RawLayout("Mono8", 16, 16))
+    requests = [ScoringRequest.of(grey, ref, QueueOptions("a")) for ref in (A, B)]
+    async with cache.use(A) as first, cache.use(B) as other:
+        lone = store.detectors[0].passes_on_all_cores
+        store.detectors[0].gate.clear()
+        waits = asyncio.create_task(first.batcher.submit(requests[0]))
+        assert await asyncio.to_thread(store.detectors[0].entered.wait, 10)
+        assert store.detectors[0].passes_on_all_cores == lone + 1
+        shared = store.detectors[1].passes_on_all_cores
+        await other.batcher.submit(requests[1])
+        assert store.detectors[1].passes_on_all_cores == shared
+        store.detectors[0].gate.set()
+        await waits
     cache.close()
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
+from blemish_core.platform.threads import all_cores
 
 DIMENSIONS = 12
 
@@ -34,6 +37,17 @@ def test_distances_are_those_of_the_entries_found() -> None:
     alone, _ = lists.search(image.numpy())
     # Four dissimilar patches read lists that are near none of them.
     assert distances.mean() > alone.mean()
+
+
+def test_search_on_all_cores_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    known, image = entries(6, 3000).numpy(), entries(7, 32 * 32).numpy()
+    lists = InvertedLists.build(known)
+    shared = *lists.search(image, (32, 32)), lists.closest(image[0], np.inf, 0)
+    with all_cores():
+        alone = *lists.search(image, (32, 32)), lists.closest(image[0], np.inf, 0)
+    for one, other in zip(shared, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("grid", [None, (2, 2)])
