@@ -7,7 +7,7 @@ READY := .venv/.ready
 # KServe's client requires an older protobuf, so a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test chaos fuzz bench bench-real bench-serving bench-endurance check lint types protos docs format clean
+.PHONY: help setup demo test chaos fuzz bench bench-real bench-serving bench-edge bench-endurance check lint types protos docs format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -41,12 +41,16 @@ fuzz: $(READY) ## Fuzz every entry point of hostile input (MINUTES=20; KEEP=1: a
 	$(BIN)/python -W ignore -m tests.fuzz --minutes $(or $(MINUTES),20) $(if $(KEEP),--keep)
 
 bench: $(READY) ## Run every benchmark without real images and write docs/benchmarks.md (minutes each)
-	@set -e; for file in $(filter-out %/bench_real.py %/bench_efficientad.py %/bench_thresholds.py %/bench_outlines.py %/bench_small_defects.py,$(wildcard tests/benchmarks/bench_*.py)); do \
+	@set -e; for file in $(filter-out %/bench_edge.py %/bench_gpu.py %/bench_real.py %/bench_efficientad.py %/bench_thresholds.py %/bench_outlines.py %/bench_small_defects.py,$(wildcard tests/benchmarks/bench_*.py)); do \
 	  echo "## $$file"; name=$$(basename "$$file" .py); \
 	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
 bench-serving: $(READY) ## Measure streams and unary calls against the same frames without a server
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_serving
+
+bench-edge: $(READY) ## Compare footprint and speed with an older commit (BEFORE=8d3c780; QUICK=1: shorter rows)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m tests.benchmarks.bench_edge \
+	  $(if $(BEFORE),--before "$(BEFORE)") $(if $(QUICK),--quick)
 
 bench-real: $(READY) ## Judge the variants of detectors on real images (DATA=path; hours, resumable with CACHE=path)
 	@test -n "$(DATA)" || { echo "set DATA to a folder of sets in MVTec AD's layout"; exit 2; }
