@@ -133,7 +133,7 @@ def _size(installed: Distribution) -> int:
 
 
 def started(tree: Path, data: Path) -> tuple[float, float]:
-    """Start a server beside a stack; return the time until it serves, in s, and its memory, in MiB."""
+    """Start a server with the environment of a stack; return the time to SERVING, in s, and memory, MiB."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -288,7 +288,7 @@ def main() -> None:
         arguments.seconds = 2.0
     with (
         tempfile.TemporaryDirectory() as made,
-        section("bench_edge", "A server beside the camera", arguments) as report,
+        section("bench_edge", "Footprint and speed", arguments) as report,
     ):
         bench(Path(made), arguments, report)
 
