@@ -91,20 +91,23 @@ class ArrayDetector(ABC):
 class TensorFile:
     """The tensors of a bundle, each read on demand: those of the network are not needed."""
 
-    def __init__(self, file: Path) -> None:
-        self._file: Any = safe_open(file, framework="np")
-        self._names = frozenset(self._file.keys())  # type: ignore[no-untyped-call]
+    def __init__(self, file: Path, *replacing: Path) -> None:
+        """Open ``file``; tensors in ``replacing`` take the place of those of the same name."""
+        self._files: dict[str, Any] = {}
+        for each in (file, *replacing):
+            opened: Any = safe_open(each, framework="np")
+            self._files |= dict.fromkeys(opened.keys(), opened)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        return name in self._files
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = self._file.get_tensor(name)
+        array: NDArray[Any] = self._files[name].get_tensor(name)
         return array
 
     def get(self, name: str) -> NDArray[Any] | None:
         """Return a tensor, None if the bundle lacks it."""
-        return self[name] if name in self._names else None
+        return self[name] if name in self._files else None
 
     def score_scale(self) -> Floats:
         """Return center and width, (2,), of the map from scores to sides, see ``embedding.joined``.

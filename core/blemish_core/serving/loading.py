@@ -43,11 +43,15 @@ def load_for_serving(
     runtime = choice.among(manifest.runtimes, device, manifest.name)
     if runtime == TORCH:
         return _load_with_torch(folder, device, choice, manifest)
-    file = folder / str(manifest.runtimes[runtime].file)
-    network = OpenVinoNetwork(file, name=runtime, threads=choice.threads, lanes=choice.lanes)
+    card = manifest.runtimes[runtime]
+    network = OpenVinoNetwork(
+        folder / str(card.file), name=runtime, threads=choice.threads, lanes=choice.lanes
+    )
     if manifest.detector == efficientad.NAME and network.outputs < OUTPUTS and _has_torch():
         return _load_with_torch(folder, device, choice, manifest)  # it has the teacher's features
-    detector = _LOADERS[manifest.detector](manifest.settings, TensorFile(folder / bundle.WEIGHTS), network)
+    own = [folder / card.tensors] if card.tensors is not None else []
+    tensors = TensorFile(folder / bundle.WEIGHTS, *own)
+    detector = _LOADERS[manifest.detector](manifest.settings, tensors, network)
     detector.mask = read_mask(folder, manifest)
     return manifest, detector
 

@@ -27,6 +27,7 @@ from blemish_core.runtimes import openvino_runtime, quantization
 from blemish_core.runtimes.card import Quantization
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
+from blemish_core.serving.loading import load_for_serving
 
 SPEC = TrainSpec(
     dataset="waves",
@@ -97,6 +98,17 @@ def test_embeddings_of_a_defect_are_similar_in_both_runtimes(context: JobContext
         (prediction,) = detector.predict([detector.prepare(wave(30, defect=True))])
         vectors.append(prediction.embedding)
     assert float(vectors[0] @ vectors[1]) > 0.8
+
+
+def test_server_without_torch_scores_by_the_bank_of_int8(context: JobContext) -> None:
+    folder = context.models.folder("waves", 1)
+    _, by_torch = load_detector(folder, "cpu", INT8)
+    _, served = load_for_serving(folder, "cpu", INT8)
+    assert served.runtime.name == "openvino-int8"
+    for number in range(40, 44):
+        (one,) = served.predict([served.prepare(wave(number))])
+        (other,) = by_torch.predict([by_torch.prepare(wave(number))])
+        assert one.score == pytest.approx(other.score, rel=1e-4)
 
 
 def test_int8_has_p_values_and_a_threshold_of_its_own(context: JobContext) -> None:
