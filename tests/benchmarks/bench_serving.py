@@ -263,7 +263,7 @@ def running(folder: Path) -> Iterator[str]:
 
 def trained_surface(surface: Path) -> Callable[[str], str]:
     """Draw the surface; return a function that trains a model of it at an address and returns its name."""
-    # As large as the frames: the scale of the input is learned, and anomalib has one input size.
+    # The scale of the input is learned from these images, so they are as large as the frames.
     generate(surface, "tile", train=_TRAIN_IMAGES, good=20, defective=24, size=512)
 
     def train(address: str) -> str:
