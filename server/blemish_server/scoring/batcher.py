@@ -428,23 +428,27 @@ class Batcher(Generic[Item, Ready, Result]):
     def _run_lane(self, queue: _FairQueue[Item, Ready, Result]) -> None:
         while batch := queue.take(self._policy.max_batch_size, self._policy.max_wait_s, self._wake):
             with self._busy.one_more():
-                self._run(batch, queue)
+                batch, outcome, share_s = self._run(batch, queue)
+            # Now the lane is free: a caller that waits for this item sends the next one at once.
+            if batch:
+                self._hand_over(batch, outcome)
+                self._item_s += _NEWEST_WEIGHT * (share_s - self._item_s) if self._item_s else share_s
 
     def _run(
         self, batch: list[_QueuedItem[Item, Ready, Result]], queue: _FairQueue[Item, Ready, Result]
-    ) -> None:
+    ) -> tuple[list[_QueuedItem[Item, Ready, Result]], list[Completed[Result]] | Exception, float]:
+        """Return the items that were computed, their outcome, and the time of one on all lanes, in s."""
         began = self._clock()
         if queue is self._arrived:
             batch = self._prepare_each(batch)
         # Check again before computing, because preparing took time.
         if not (batch := self._reject_stale(batch)):
-            return
+            return [], [], 0.0
         alone = self._run_alone is not None and self._busy.count == 1 and not len(queue)
-        self._compute(batch, alone=alone)
+        outcome = self._compute(batch, alone=alone)
         # A batch that runs alone takes the cores of all lanes.
         lanes = 1 if alone else self._policy.lanes
-        share_s = (self._clock() - began) / len(batch) / lanes
-        self._item_s += _NEWEST_WEIGHT * (share_s - self._item_s) if self._item_s else share_s
+        return batch, outcome, (self._clock() - began) / len(batch) / lanes
 
     def _prepare_each(
         self, batch: list[_QueuedItem[Item, Ready, Result]]
@@ -481,7 +485,9 @@ class Batcher(Generic[Item, Ready, Result]):
             )
         return [item for item in batch if item not in stale]
 
-    def _compute(self, batch: list[_QueuedItem[Item, Ready, Result]], *, alone: bool) -> None:
+    def _compute(
+        self, batch: list[_QueuedItem[Item, Ready, Result]], *, alone: bool
+    ) -> list[Completed[Result]] | Exception:
         began = self._clock()
         for item in batch:
             item.queue_s += began - item.since
@@ -491,16 +497,12 @@ class Batcher(Generic[Item, Ready, Result]):
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(batch)} items got {len(results)} results; this is a bug")
         except Exception as error:
-            self._hand_over(batch, error)
-            return
+            return error
         compute_s = self._clock() - began
-        self._hand_over(
-            batch,
-            [
-                Completed(result, Timings(item.queue_s, item.prepare_s, compute_s))
-                for item, result in zip(batch, results, strict=True)
-            ],
-        )
+        return [
+            Completed(result, Timings(item.queue_s, item.prepare_s, compute_s))
+            for item, result in zip(batch, results, strict=True)
+        ]
 
     def _hand_over(
         self,
