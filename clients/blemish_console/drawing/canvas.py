@@ -88,12 +88,15 @@ class Canvas(Element, component="canvas.js"):
             self.on("undo", lambda: self._step(sketch.undo))
             self.on("clear", lambda: self._step(sketch.clear))
 
-    def configuring(self, settings: Mapping[str, object]) -> str:
-        """Return the script that changes tool, radius, layer or erases.
+    def configuring(self, settings: str) -> str:
+        """Return a script of the browser that changes tool, radius, layer or erases.
 
-        Handlers of the browser run it, because a person may draw before an answer of the server arrives.
+        The change does not take the way over the server, because a person may draw at once.
+
+        Args:
+            settings: object of JavaScript with the new values.
         """
-        return f"getElement({self.id}).configure({json.dumps(settings)})"
+        return f"getElement({self.id}).configure({settings})"
 
     def clear_all(self) -> None:
         """Remove everything that is drawn, as the person can."""
@@ -207,7 +210,7 @@ def _choice(
     with ui.row().classes("bl-draw-group").props("role=group"):
         for value in values:
             button = ui.button(icon=icons[value], on_click=lambda value=value: mark(value))
-            button.on("click", js_handler=f"() => {canvas.configuring(settings(value))}")
+            button.on("click", js_handler=f"() => {canvas.configuring(json.dumps(settings(value)))}")
             button.props("dense padding='4px 6px'").tooltip(titles[value])
             button.props["aria-label"] = titles[value]
             with button:
@@ -219,9 +222,9 @@ def _choice(
 def _size_choice(canvas: Canvas, sketch: Sketch) -> None:
     radii = list(dict.fromkeys(brush_radii(sketch)))
     sizes = {radius: texts.DRAW_SIZE.format(size=f"{2 * radius:g}") for radius in radii}
-    sizing = f"(choice) => {canvas.configuring({'radius': '?'})}".replace('"?"', f"{radii}[choice.value]")
+    sizing = canvas.configuring(f"{{radius: {radii}[choice.value]}}")
     size = (
         ui.select(sizes, value=canvas.radius).props("dense outlined options-dense").classes("bl-draw-size")
     )
-    size.on("update:model-value", js_handler=sizing)
+    size.on("update:model-value", js_handler=f"(choice) => {sizing}")
     size.props["aria-label"] = texts.DRAW_SIZES

@@ -211,7 +211,7 @@ class _Gallery:
             text = texts.DATA_NOT_INDEXED
         with ui.row().classes("items-center"):
             ui.label(text.format(model=self._model)).classes("bl-faint")
-            if text == texts.DATA_NOT_INDEXED:
+            if not self._scores.by_path and not is_training:
                 draw_indexing(self._view, self._model, [self._entry.name])
 
     def _draw_score(self, image: DatasetImage) -> None:
