@@ -3,7 +3,7 @@
 
 This module exists because torch first converts every byte of a large camera frame to float, which takes
 most of the time. It converts and sums a few rows at a time, while they are in the core's cache. It needs
-NumPy only, because a server that OpenVINO runs models for has no torch.
+NumPy only, because servers may have no torch.
 
 An output row is a mean of input rows under a triangle filter: the product of a narrow band matrix and the
 input. Columns follow in the same way. ``bench_preparing.py`` compares the two.

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-_INDEXED_FROM = 2048
-# Equal to those in detectors.patchcore.memory_bank.
-_FIRST_CHECKED = 1
-_ONE_BY_ONE = 4
-_SCRATCH = 1 << 20
+INDEXED_FROM = 2048
+"""Number of entries from which the bank has an index; smaller banks are fast without."""
+FIRST_CHECKED = 1
+"""Patches of the first exact search, usually enough. It doubles until the farthest is certain."""
+ONE_BY_ONE = 4
+"""Number of patches up to which they search one by one; a matrix product is faster for more."""
+SCRATCH = 1 << 20
+"""Distances in memory at a time: 4 MiB fit a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class ServedBank:
         self._squares: Floats = np.square(self._entries).sum(1)
         self._supports = supports
         self._lists: InvertedLists | None = None
-        if len(entries) >= _INDEXED_FROM:
+        if len(entries) >= INDEXED_FROM:
             self._lists = _lists(self._entries, centroids)
 
     @property
@@ -108,14 +111,14 @@ class ServedBank:
         The patches are compared by distance divided by ``units``, (P,) or (1,).
         """
         exact = np.zeros(len(patches), dtype=np.bool_)
-        step = _FIRST_CHECKED
+        step = FIRST_CHECKED
         while True:
             open_bounds = np.where(exact, -np.inf, bounds / units)
             if step < len(exact):
                 checked = open_bounds.argpartition(-step)[-step:]
             else:
                 checked = np.flatnonzero(~exact)
-            if step <= _ONE_BY_ONE:
+            if step <= ONE_BY_ONE:
                 for patch in checked:
                     bounds[patch], rows[patch] = lists.closest(patches[patch], bounds[patch], rows[patch])
             else:
@@ -135,7 +138,7 @@ class ServedBank:
 
     def _exact(self, patches: Floats) -> tuple[Floats, Integers]:
         """Return distance and row number of the nearest entry of each of patches (P, D), by brute force."""
-        count, block = len(patches), max(256, _SCRATCH // len(patches))
+        count, block = len(patches), max(256, SCRATCH // len(patches))
         best = np.full(count, np.inf, np.float32)
         rows = np.zeros(count, np.int64)
         opposite = -2 * patches

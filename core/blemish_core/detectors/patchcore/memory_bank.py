@@ -19,16 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
+from blemish_core.serving.memory_bank import FIRST_CHECKED, INDEXED_FROM, ONE_BY_ONE, SCRATCH
 
-INDEXED_FROM = 2048
-"""Number of entries from which the bank has an index; smaller banks are fast without."""
-# Patches of the first exact search, usually enough. The number doubles until the farthest is certain.
-_FIRST_CHECKED = 1
-# Up to this many patches search one by one; a matrix product is faster for more.
-_ONE_BY_ONE = 4
-# Distances in memory at a time. 4 MiB fit a core's cache; GPUs need larger products.
-_SCRATCH = 1 << 20
 _GPU_SCRATCH = 1 << 26
+"""Distances in a GPU's memory at a time, which needs larger products."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class MemoryBank:
         """
         self._entries = entries.contiguous()
         self._squares = self._entries.square().sum(1)
-        self._scratch = _SCRATCH if entries.device.type == "cpu" else _GPU_SCRATCH
+        self._scratch = SCRATCH if entries.device.type == "cpu" else _GPU_SCRATCH
         self._supports = supports
         self._lists: InvertedLists | None = None
         if entries.device.type == "cpu" and len(entries) >= indexed_from:
@@ -191,14 +185,14 @@ class MemoryBank:
         """
         # NumPy has less overhead than torch for arrays this small.
         exact, arrays = np.zeros(len(patches), dtype=np.bool_), patches.contiguous().numpy()
-        step = _FIRST_CHECKED
+        step = FIRST_CHECKED
         while True:
             open_bounds = np.where(exact, -np.inf, bounds / units)
             if step < len(exact):
                 checked = open_bounds.argpartition(-step)[-step:]
             else:
                 checked = np.flatnonzero(~exact)
-            if step <= _ONE_BY_ONE:
+            if step <= ONE_BY_ONE:
                 for patch in checked:
                     bounds[patch], rows[patch] = lists.closest(arrays[patch], bounds[patch], rows[patch])
             else:
