@@ -16,8 +16,8 @@ from math import ceil, floor, isfinite
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import betaincinv
 
+from blemish_core.distributions import beta_quantile
 from blemish_core.localization.settings import RegionSettings
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
@@ -168,9 +168,9 @@ class Calibration(BaseModel):
         """
         count, above, tail = len(self.scores), self.held_out_above, (1 - INTERVAL_CONFIDENCE) / 2
         allowed = self._allowed
-        lower = betaincinv(above, count + 1 - above, tail) if above else 0.0
-        upper = betaincinv(allowed, count + 1 - allowed, 1 - tail) if allowed <= count else 1.0
-        return float(lower), float(upper)
+        lower = beta_quantile(tail, above, count + 1 - above) if above else 0.0
+        upper = beta_quantile(1 - tail, allowed, count + 1 - allowed) if allowed <= count else 1.0
+        return lower, upper
 
     def p_value(self, score: float) -> float:
         """Return the share of good images, this one included, with scores at least as high."""

@@ -211,7 +211,7 @@ def test_model_is_served_without_libraries_of_training(patchcore: Path) -> None:
 
 def test_server_imports_no_compiler_before_a_model_needs_it() -> None:
     script = "from blemish_server.app import App; from blemish_server.wiring import build_app"
-    assert {"torch", "numba", "sklearn", "openvino"} & imported_by(script) == set()
+    assert {"torch", "numba", "scipy", "sklearn", "openvino"} & imported_by(script) == set()
 
 
 @pytest.mark.parametrize(("cells", "side"), [(7, 56), (24, 192), (13, 100), (9, 250), (40, 320), (33, 64)])

@@ -15,7 +15,7 @@ from tests.support.processes import wait_for_port
 
 from blemish_client import Client
 
-_REFUSED = ("torch", "torchvision", "anomalib", "timm", "nncf", "pandas", "sklearn", "matplotlib")
+_REFUSED = ("torch", "torchvision", "anomalib", "timm", "nncf", "pandas", "scipy", "sklearn", "matplotlib")
 _MAIN = f"""
 import sys
 from importlib.machinery import PathFinder

@@ -8,14 +8,10 @@ pieces, light or cameras made their scores higher, no threshold from the trainin
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import betabinom, mannwhitneyu
-
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import ReadImage, silent
 from blemish_core.detectors.common.copies import find_copies
-
-SIGNIFICANCE = 0.005
-"""Level of each of the two tests, so that at most 1 % of evaluations warn without a reason."""
+from blemish_core.evaluation.higher_scores import is_higher
 
 
 @dataclass(frozen=True)
@@ -60,22 +56,3 @@ def find_shift(
     return GoodShift(
         len(kept), sum(map(calibration.is_anomalous, kept)), calibration.warranted_false_reject_rate
     )
-
-
-def is_higher(calibration: Calibration, scores: Sequence[float]) -> bool:
-    """Return True if ``scores`` of good images are higher than held-out ones beyond chance.
-
-    One test compares all scores (Mann and Whitney, Annals of Mathematical Statistics 18, 1947). The other
-    counts those above the threshold. If all images are exchangeable, the count has a beta-binomial
-    distribution, because the rate of the threshold has a beta distribution; see ``calibration``.
-    """
-    if not scores:
-        return False
-    if mannwhitneyu(scores, calibration.scores, alternative="greater").pvalue < SIGNIFICANCE:
-        return True
-    allowed, count = calibration.held_out_above + 1, len(calibration.scores)
-    rejected = sum(map(calibration.is_anomalous, scores))
-    if allowed > count or not rejected:
-        return False
-    chance = betabinom.sf(rejected - 1, len(scores), allowed, count + 1 - allowed)
-    return bool(chance < SIGNIFICANCE)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
+from blemish_core.distributions import binomial_cdf
 from blemish_core.evaluation.image_metrics import image_metrics, paired_differences
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.evaluation.resampling import Estimate, rate
@@ -119,7 +119,7 @@ class PairedScores:
     def _p_value(self, scores: NDArray[np.float64]) -> float:
         above = scores > np.array(self.thresholds)
         only = (above & ~above[:, ::-1]).sum(axis=0)
-        return min(1.0, 2 * float(bdtr(int(only.min()), int(only.sum()), 0.5)))
+        return min(1.0, 2 * binomial_cdf(int(only.min()), int(only.sum()), 0.5))
 
     def only_above(self, detector: int, *, good: bool) -> list[PairedImage]:
         """Return the images that only one detector rejects: 0 for the first, 1 for the second."""

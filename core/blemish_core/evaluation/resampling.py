@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
+from blemish_core.distributions import beta_quantile
 from blemish_core.evaluation.metrics import Interval
 
 DRAWS = 1000
@@ -60,7 +60,7 @@ def rate(hits: int, of: int) -> Estimate:
     return Estimate(
         hits / of,
         Interval(
-            low=float(betaincinv(hits, of - hits + 1, tail)) if hits else 0.0,
-            high=float(betaincinv(hits + 1, of - hits, 1 - tail)) if hits < of else 1.0,
+            low=beta_quantile(tail, hits, of - hits + 1) if hits else 0.0,
+            high=beta_quantile(1 - tail, hits + 1, of - hits) if hits < of else 1.0,
         ),
     )

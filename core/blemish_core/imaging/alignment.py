@@ -7,6 +7,7 @@ A coarse search compares thumbnails at all angles and shifts by masked normalise
 at is compared, with a margin around it, so that a fixture that does not move with the part is not followed.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -14,9 +15,9 @@ from typing import Self
 
 import cv2
 import numpy as np
+from numpy import fft
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from scipy import fft
 
 from blemish_core.imaging.decode import ImageLimits, decode
 from blemish_core.imaging.samples import distinct_channels
@@ -235,8 +236,7 @@ class _CoarseSearch:
         self._angles = np.linspace(-MAX_ANGLE, MAX_ANGLE, 2 * steps + 1)
         self._reach = (round(height * MAX_SHIFT_SHARE), round(width * MAX_SHIFT_SHARE))
         self._padded = tuple(
-            fft.next_fast_len(side + reach, real=True)
-            for side, reach in zip((height, width), self._reach, strict=True)
+            _fast_length(side + reach) for side, reach in zip((height, width), self._reach, strict=True)
         )
         looked = area.astype(np.float32)
         areas, values = [], []
@@ -285,6 +285,11 @@ class _CoarseSearch:
         everywhere = fft.irfft2(reference * frame, s=self._padded)
         rows, columns = (np.arange(-reach, reach + 1) for reach in self._reach)
         return np.asarray(everywhere[:, rows[:, None], columns], np.float32)
+
+
+def _fast_length(least: int) -> int:
+    """Return the smallest length from ``least`` whose prime factors are 2, 3 and 5: fast to transform."""
+    return next(length for length in itertools.count(least) if 30**20 % length == 0)
 
 
 def _rival(correlation: _Grey) -> float:

@@ -9,7 +9,3 @@
     metrics.json      metrics
     scores.csv        score of each test image
 """
-
-from blemish_core.report.write import EvaluationRun, Report, write
-
-__all__ = ["EvaluationRun", "Report", "write"]

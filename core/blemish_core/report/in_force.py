@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation import stored_scores
-from blemish_core.evaluation.good_shift import is_higher
+from blemish_core.evaluation.higher_scores import is_higher
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision, ThresholdRule

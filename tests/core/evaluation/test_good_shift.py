@@ -9,7 +9,8 @@ import pytest
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import Image, ReadImage
-from blemish_core.evaluation.good_shift import find_shift, is_higher
+from blemish_core.evaluation.good_shift import find_shift
+from blemish_core.evaluation.higher_scores import is_higher
 
 Generator = np.random.Generator
 SEED = 20

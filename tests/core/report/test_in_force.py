@@ -10,8 +10,8 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, ThresholdRule
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.names import ModelRef
-from blemish_core.report import EvaluationRun, Report, write
 from blemish_core.report.in_force import current_page
+from blemish_core.report.write import EvaluationRun, Report, write
 
 REF = ModelRef("tile-patchcore", 3)
 

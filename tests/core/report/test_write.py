@@ -22,8 +22,8 @@ from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest, TrainingSplit
-from blemish_core.report import EvaluationRun, Report, write
 from blemish_core.report.tiles import IGNORED_COLOUR, picture_of_mask
+from blemish_core.report.write import EvaluationRun, Report, write
 from blemish_core.runtimes.card import FrameLatency
 
 HOSTILE = "'\"><img src=x onerror=alert(1)>"

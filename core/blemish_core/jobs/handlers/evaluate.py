@@ -3,7 +3,6 @@
 
 from functools import partial
 
-from blemish_core import report
 from blemish_core.datasets import Dataset
 from blemish_core.evaluation.evaluate import ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
@@ -17,6 +16,7 @@ from blemish_core.models.good_images import read_good_images
 from blemish_core.platform.errors import FailedPrecondition, NotFound
 from blemish_core.platform.names import ModelRef, dataset_name
 from blemish_core.report.conclusion import conclude
+from blemish_core.report.write import EvaluationRun, Report, write
 
 
 def evaluate(
@@ -47,11 +47,11 @@ def evaluate(
             f"{dataset_name(spec.dataset)} has no test images, or only copies of training images and files "
             "that are good and defective at once; upload some"
         )
-    page = report.Report(
+    page = Report(
         manifest.model_copy(update={"calibration": calibration}),
         evaluation,
         reporter.warnings,
-        by=report.EvaluationRun(job, now()),
+        by=EvaluationRun(job, now()),
         mask=detector.mask,
     )
     found = conclude(page.manifest, evaluation.metrics, shift=evaluation.good_shift is not None)
@@ -60,7 +60,7 @@ def evaluate(
     for line in describe_figures(evaluation.metrics, calibration.threshold):
         reporter.note(line)
     version = ModelRef(manifest.model, manifest.version)
-    context.models.add_evaluation(version, job, partial(report.write, page), reporter.commit)
+    context.models.add_evaluation(version, job, partial(write, page), reporter.commit)
     reporter.progress("report", 1, 1, "report")
     return Result(model_version=manifest.name, metrics=evaluation.metrics)
 

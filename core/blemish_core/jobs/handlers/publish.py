@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from blemish_core import report
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import Dataset
 from blemish_core.datasets.reading import ImageReader
@@ -33,6 +32,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage, write_good_images
 from blemish_core.models.loading import write_weights
 from blemish_core.models.suspects import find_suspects
+from blemish_core.report.write import Report, write
 from blemish_core.runtimes.card import FrameLatency, RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
 
@@ -133,7 +133,7 @@ class _BundleWriter:
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
         manifest = self._manifest(number, sha256, size)
-        page = report.Report(
+        page = Report(
             manifest,
             self.evaluation,
             self.reporter.warnings,
@@ -143,7 +143,7 @@ class _BundleWriter:
             learned=self.trained.learned_examples,
             outstanding=self.trained.outstanding,
         )
-        report.write(page, folder / bundle.REPORT)
+        write(page, folder / bundle.REPORT)
         write_good_images(self.trained.good, folder)
         sha256 |= bundle.sha256_below(folder, bundle.REPORT)
         bundle.write_manifest(manifest.model_copy(update={"sha256": sha256}), folder)
