@@ -186,7 +186,7 @@ def _detected(rates: Scores) -> float:
 def _draw(pool: Pool, count: int, seed: int, unseen: int, cross_calibrate_below: int) -> Draw:
     order = np.random.default_rng([seed, count]).permutation(len(pool.good))
     context = TrainingContext(Path("nowhere"), seed, COMPARED_RATE, silent)
-    with patch.object(patchcore, "_CROSS_CALIBRATE_BELOW", cross_calibrate_below):
+    with patch.object(patchcore, "CROSS_CALIBRATE_BELOW", cross_calibrate_below):
         training = patchcore.train(
             PatchCoreSettings(), [pool.good[number] for number in order[:count]], context
         )

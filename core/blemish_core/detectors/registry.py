@@ -60,9 +60,9 @@ def _train_efficientad(
 
 
 def _check_patchcore(settings: patchcore.PatchCoreSettings, sizes: Sequence[Size], weights: Path) -> None:
-    from blemish_core.detectors.patchcore.training.plan import check_sizes
+    from blemish_core.detectors.patchcore.training.plan import plan_for_sizes
 
-    check_sizes(settings, sizes)
+    plan_for_sizes(settings, sizes)
     if find_spec("timm") is not None:  # else the weights are on the worker
         require_weights(settings.extractor(), weights)
 

@@ -25,8 +25,7 @@ from blemish_core.detectors.patchcore import settings as patchcore
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
-from blemish_core.detectors.patchcore.training.features import MOST_PATCHES
-from blemish_core.detectors.patchcore.training.plan import plan
+from blemish_core.detectors.patchcore.training.plan import MOST_PATCHES, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.registry import Algorithm
 

@@ -14,8 +14,9 @@ from blemish_core.detectors.base import Image, ReadImage, TrainingContext
 from blemish_core.detectors.common.copies import find_copies
 from blemish_core.imaging.frame_mask import visible
 
+FOLDS = 5
+"""Most folds of cross-calibration."""
 _HELD_OUT_SHARE = 0.2
-_FOLDS = 5
 _LEAST_PIECES = 2
 
 
@@ -96,10 +97,10 @@ def split_images(
         copies = ()
     pieces = _pieces(order, copies, random)
     if len(pieces) < cross_calibrate_below:
-        parts = np.array_split(np.arange(len(pieces)), min(len(pieces), _FOLDS))
+        parts = np.array_split(np.arange(len(pieces)), min(len(pieces), FOLDS))
         folds = tuple(_fold([pieces[number] for number in part]) for part in parts)
         return Split(order[:0], order, folds, copies)
-    held_out = _held_out_count(len(pieces), context.target_false_reject_rate)
+    held_out = held_out_count(len(pieces), context.target_false_reject_rate)
     return Split(_fold(pieces[:held_out]).scored, _fold(pieces[held_out:]).excluded, copies=copies)
 
 
@@ -128,7 +129,7 @@ def _fold(pieces: Sequence[Sequence[int]]) -> Fold:
     )
 
 
-def _held_out_count(pieces: int, target_false_reject_rate: float) -> int:
+def held_out_count(pieces: int, target_false_reject_rate: float) -> int:
     """Return how many pieces to hold out: a fifth, or as many as the target needs.
 
     A third is the most, but one at least.

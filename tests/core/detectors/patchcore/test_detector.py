@@ -354,7 +354,7 @@ def test_images_are_cross_calibrated(count: int) -> None:
 
 
 def test_some_of_many_images_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blemish_core.detectors.patchcore.training.train._CROSS_CALIBRATE_BELOW", 60)
+    monkeypatch.setattr("blemish_core.detectors.patchcore.training.train.CROSS_CALIBRATE_BELOW", 60)
     assert trained(59).method == "cross-calibration"
     assert trained(60).method == "held out"
 

@@ -241,7 +241,7 @@ def test_report_shows_an_odd_good_image_and_concludes_without_test_images(
 def test_learned_images_get_scores_if_others_are_held_out(
     context: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patchcore_training, "_CROSS_CALIBRATE_BELOW", 0)
+    monkeypatch.setattr(patchcore_training, "CROSS_CALIBRATE_BELOW", 0)
     train(context, SPEC, "job", RecordingReporter())
     images = read_good_images(context.models.folder("cloth", 1))
     assert images is not None

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 
 SOLVED = "solved"
@@ -37,7 +35,7 @@ class TrainingPlan:
 
         A training on a CPU that is limited by neither steps nor time takes five minutes.
         """
-        on_cpu = torch.device(device).type == "cpu"
+        on_cpu = device.partition(":")[0] == "cpu"
         steps = settings.max_steps or _PAPER_STEPS
         seconds = settings.max_seconds or math.inf
         if on_cpu and not settings.max_steps and not settings.max_seconds:
@@ -65,6 +63,18 @@ class TrainingPlan:
         if not self.solved:
             return math.inf  # a step passes one image, so further images cost nothing
         return max(_FEWEST_IMAGES, self.seconds * _IMAGES_SHARE / (_PASSES_PER_IMAGE * max(image_s, 1e-9)))
+
+    def duration_s(self, images: int, image_s: float, step_s: float) -> float:
+        """Return about the longest time of the training, which may end earlier without progress.
+
+        Args:
+            images: number of images to learn from.
+            image_s: time of the teacher for one of them.
+            step_s: time of one step.
+        """
+        learned = min(images, self.affordable_images(image_s))
+        passes = _PASSES_PER_IMAGE if self.solved else 1
+        return min(self.seconds, passes * learned * image_s + self.steps * step_s)
 
 
 class TrainingClock:

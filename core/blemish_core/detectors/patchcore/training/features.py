@@ -9,12 +9,11 @@ from torch import Tensor
 
 from blemish_core.detectors.base import ReadImage, TrainingContext
 from blemish_core.detectors.patchcore.detector import Patches
+from blemish_core.detectors.patchcore.training.plan import MOST_PATCHES
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.platform.errors import TooLarge
 
 BATCH = 8
-MOST_PATCHES = 100_000
-"""Patches that a coreset is selected from; of more, each image contributes an equal number at random."""
 
 
 def patches_of(

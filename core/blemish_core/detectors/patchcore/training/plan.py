@@ -22,10 +22,54 @@ from blemish_core.platform.errors import InvalidImage, InvalidRequest
 
 _Each = TypeVar("_Each")
 
+MOST_PATCHES = 100_000
+"""Patches that a coreset is selected from; of more, each image contributes an equal number at random."""
+CROSS_CALIBRATE_BELOW = 500
+"""Pieces below which no image is held out; a fifth of more suffices, and takes less memory."""
+# Shares of all products of patches and bank entries that are computed, as measured on real images.
+_CORESET_SHARE, _SEARCH_SHARE = 0.6, 0.25
 _MEASURED_IMAGES = 9
 _MINUTES_FROM_S = 120.0
 _MOST_ENLARGED = 2.0
 _MOST_ENLARGED_PIXELS = 2 * DEFAULT_INPUT_SIZE**2
+
+
+@dataclass(frozen=True)
+class BankWork:
+    """The work of a training on its memory banks."""
+
+    entries: int
+    """Size of the published bank."""
+    pairs: float
+    """Pairs of a patch and an entry whose product is computed, in coresets and in searches."""
+
+    @classmethod
+    def of(
+        cls, settings: PatchCoreSettings, patches: int, *, learned: int, scored: int, banks: int
+    ) -> "BankWork":
+        """Estimate the work.
+
+        Args:
+            settings: settings of the training.
+            patches: number of patches of one image.
+            learned: number of images in the published bank.
+            scored: number of images that calibrate the threshold.
+            banks: number of banks, the published one and those of cross-calibration.
+        """
+        sampled = min(patches * learned, MOST_PATCHES)
+        entries = bank_size(settings, sampled)
+        compared = _CORESET_SHARE * banks * sampled + _SEARCH_SHARE * scored * patches
+        return cls(entries, entries * compared)
+
+
+def bank_size(settings: PatchCoreSettings, patches: int) -> int:
+    """Return how many of all patches the memory bank keeps.
+
+    The bank has at least as many entries as weight an image score. The weight depends on their number, so
+    cross-calibration with fewer would measure on another scale.
+    """
+    kept = min(int(patches * settings.coreset_ratio), settings.max_entries)
+    return max(min(settings.neighbors, patches), kept, 1)
 
 
 @dataclass(frozen=True)
@@ -74,13 +118,13 @@ def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:
     return _plan(settings, sizes)
 
 
-def check_sizes(settings: PatchCoreSettings, sizes: Sequence[Size]) -> None:
-    """Validate that ``plan`` accepts images of these sizes in px, before they are read.
+def plan_for_sizes(settings: PatchCoreSettings, sizes: Sequence[Size]) -> ScalePlan:
+    """Return what ``plan`` returns for images of these sizes in px, before they are read.
 
     Raises:
         InvalidRequest: if the smallest defect does not fit the images, or they are too large at the scale.
     """
-    _plan(settings, _measured(sizes))
+    return _plan(settings, _measured(sizes))
 
 
 def _measured(images: Sequence[_Each]) -> Sequence[_Each]:

@@ -22,19 +22,21 @@ from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.features import (
-    MOST_PATCHES,
     all_patches,
     patches_of,
     sample,
     sample_patches,
 )
-from blemish_core.detectors.patchcore.training.plan import ScalePlan, plan
+from blemish_core.detectors.patchcore.training.plan import (
+    CROSS_CALIBRATE_BELOW,
+    BankWork,
+    ScalePlan,
+    bank_size,
+    plan,
+)
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.platform.errors import FailedPrecondition
 
-_CROSS_CALIBRATE_BELOW = 500  # pieces; a fifth of more gives a good threshold, and takes less memory
-# Shares of all products of patches and bank entries that are computed, as measured on real images.
-_CORESET_SHARE, _SEARCH_SHARE = 0.6, 0.25
 _TIMED_ROWS = 2048
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
@@ -71,7 +73,7 @@ def train(
     detector.mask = context.mask
     detector.load_pretrained(context.weights)
     random = np.random.default_rng(context.seed)
-    below = _CROSS_CALIBRATE_BELOW if _fit_in_memory(detector, planned, len(images), context) else 0
+    below = CROSS_CALIBRATE_BELOW if _fit_in_memory(detector, planned, len(images), context) else 0
     split = split_images(images, random, context, cross_calibrate_below=below)
     context.progress("features", 0, len(images), "images")  # converting the network takes seconds
     training = _Training(detector, planned, images, context, split, random)
@@ -185,7 +187,8 @@ class _Training:
         began = time.perf_counter()
         detector.prepare(self._images[0]())
         image_s = network_s + time.perf_counter() - began
-        training_s = len(self._images) * image_s + self._products(patches) / _products_per_s(patches)
+        bank_s = self._products(patches) / products_per_s(patches.features)
+        training_s = len(self._images) * image_s + bank_s
         self._context.announce(self._planned.describe(1000 * network_s, training_s))
 
     def _products(self, patches: Patches) -> float:
@@ -195,11 +198,14 @@ class _Training:
             patches: patches of one frame.
         """
         count, features = patches.features.shape
-        sampled = min(count * len(self._split.learned), MOST_PATCHES)
-        kept = self._bank_size(sampled)
-        coresets = (1 + len(self._split.folds)) * sampled
-        searches = self._split.scored * count
-        return kept * features * (_CORESET_SHARE * coresets + _SEARCH_SHARE * searches)
+        work = BankWork.of(
+            self._planned.settings,
+            count,
+            learned=len(self._split.learned),
+            scored=self._split.scored,
+            banks=1 + len(self._split.folds),
+        )
+        return features * work.pairs
 
     def _fit_fold(self, patches: Tensor, scored: int) -> None:
         """Build the bank of a fold from patches (N, D) of others, after so many images were scored."""
@@ -222,14 +228,7 @@ class _Training:
         return [self._images[number] for number in numbers]
 
     def _bank_size(self, patches: int) -> int:
-        """Return how many of all patches the memory bank keeps.
-
-        The bank has at least as many entries as weight an image score. The weight depends on their number,
-        so cross-calibration with fewer would measure on another scale.
-        """
-        settings = self._planned.settings
-        kept = min(int(patches * settings.coreset_ratio), settings.max_entries)
-        return max(min(settings.neighbors, patches), kept, 1)
+        return bank_size(self._planned.settings, patches)
 
     def _coreset(self, patches: Tensor, on_picks: Callable[[int], None]) -> Tensor:
         """Return the row numbers to keep of patches (N, D)."""
@@ -244,10 +243,10 @@ class _Training:
         return torch.tensor(picks)
 
 
-def _products_per_s(patches: Patches) -> float:
-    """Return how many products of two features the device of some patches computes in a second."""
-    features = patches.features.shape[1]
-    rows = torch.ones(_TIMED_ROWS, features, device=patches.features.device)
+def products_per_s(patches: Tensor) -> float:
+    """Return how many products of two features the device of patches (P, D) computes in a second."""
+    features = patches.shape[1]
+    rows = torch.ones(_TIMED_ROWS, features, device=patches.device)
     float((rows @ rows.T).sum())  # allocates memory
     began = time.perf_counter()
     float((rows @ rows.T).sum())  # waits for a GPU
