@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of every suite: unit tests open no sockets, and idle threads sleep."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from blemish_core.platform import gc_tuning, threads
 
 # This must run before a test loads torch.
 threads.use_passive_waiting()
+
+# Measuring the speed of a worker takes both cores for a while; tests that need it ask for it.
+os.environ.setdefault("BLEMISH_MEASURE_RATES", "false")
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
 

@@ -145,6 +145,10 @@ class StackSettings(BaseSettings):
     def checkpoints(self) -> Path:
         return self.store / "checkpoints"
 
+    @property
+    def rates(self) -> Path:
+        return self.store / "rates"
+
 
 Settings = TypeVar("Settings", bound=StackSettings)
 

@@ -51,6 +51,7 @@ def job_context(folder: Path, images: int) -> JobContext:
         runtime=RuntimeChoice(),
         max_feature_bytes=4 << 30,
         checkpoints=folder / "checkpoints",
+        rates=folder / "rates",
         photographs=None,
         disk=StoreDisk(folder, 0),
     )

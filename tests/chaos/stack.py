@@ -136,6 +136,7 @@ class ChaosStack:
             "BLEMISH_LISTEN": self.address,
             "BLEMISH_IMPORT_ROOTS": str(folder / "surfaces"),
             "HF_HUB_OFFLINE": "1",
+            "BLEMISH_MEASURE_RATES": "false",
         }
         self.redis = StackProcess(
             "redis",

@@ -32,6 +32,7 @@ def make_job_context(folder: Path, index: SearchIndex | None = None) -> JobConte
         runtime=RuntimeChoice(),
         max_feature_bytes=1 << 30,
         checkpoints=folder / "checkpoints",
+        rates=folder / "rates",
         photographs=None,
         disk=StoreDisk(folder, 0),
     )

@@ -12,6 +12,7 @@ from tests.support.job_store import EMBED, TRAIN, FakeJobStore
 
 from blemish_core.jobs.queues import CANARY_TASK, RUN_TASK
 from blemish_core.jobs.record import JobState, Limits
+from blemish_core.jobs.training_rates import StoredRates
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_workers.maintenance import Maintenance, canary_queue
 from blemish_workers.runner.job_runner import JobRunner
@@ -73,6 +74,7 @@ class IdleWorker:
             registry=WorkerRegistry.connect("redis://unused"),
             slots=self.slots,
             runner=JobRunner(store, context, NAME, Limits(), lambda job: None, lambda job, at_most: None),
+            rates=StoredRates(context.rates, context.runtime.name),
             apply_retention=lambda: None,
             exit_process=self._exit,
         )

@@ -28,14 +28,27 @@ def main() -> None:
 
     with gc_tuning.gc_frozen_after():
         import blemish_core.search.search_index  # noqa: F401  # imported here so that it is frozen too
+        from blemish_core.jobs.context import JobContext
         from blemish_core.jobs.handlers.child import Child
         from blemish_core.settings import resolve_device
         from blemish_workers.runner.context import make_job_context
     threads.disable_opencv_threads()
 
+    def measure(context: JobContext) -> None:
+        # Imported on demand: it loads all detectors, and the speed is mostly known.
+        from blemish_core.jobs.handlers.measure_rates import store_rates
+
+        store_rates(context)
+
     context = make_job_context(settings, resolve_device(settings.device))
     replies = os.fdopen(int(sys.argv[1]), "wb")
-    Child(context, sys.stdin.buffer, replies, on_disconnect=lambda: os._exit(0)).run()
+    Child(
+        context,
+        sys.stdin.buffer,
+        replies,
+        on_disconnect=lambda: os._exit(0),
+        measure=measure if settings.measure_rates else None,
+    ).run()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from blemish_core.jobs.queues import CANARY_TASK, QUEUES, celery_message
 from blemish_core.jobs.record import Job, now
 from blemish_core.jobs.store import JobStore
+from blemish_core.jobs.training_rates import StoredRates
 from blemish_core.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from blemish_core.platform.errors import Unavailable
 from blemish_workers.runner.job_runner import JobRunner
@@ -56,6 +57,7 @@ class Maintenance:
         registry: the registry of workers.
         slots: the worker's slots.
         runner: the worker's job runner, stopped before the process exits.
+        rates: the measured speed of the worker's devices.
         apply_retention: deletes what has expired.
         exit_process: exits this process, so that its supervisor starts a new worker.
     """
@@ -70,6 +72,7 @@ class Maintenance:
         registry: WorkerRegistry,
         slots: Slots,
         runner: JobRunner,
+        rates: StoredRates,
         apply_retention: Callable[[], None],
         exit_process: Callable[[], None],
     ) -> None:
@@ -80,6 +83,7 @@ class Maintenance:
         self._registry = registry
         self._slots = slots
         self._runner = runner
+        self._rates = rates
         self._apply_retention = apply_retention
         self._exit_process = exit_process
         self._started = now()
@@ -108,15 +112,17 @@ class Maintenance:
 
     def send_heartbeat(self) -> None:
         """Refresh this worker's entry in the registry and clean up after expired workers."""
+        devices = self._slots.devices
         expired = self._registry.heartbeat(
             WorkerInfo(
                 name=self._name,
                 version=version("blemish"),
                 queues=self._queues,
-                devices=self._slots.devices,
+                devices=devices,
                 jobs=self._slots.jobs(),
                 started=self._started,
                 canary=self._canary_received,
+                rates=self._rates.of(devices),
             )
         )
         for name in expired:

@@ -37,6 +37,10 @@ class WorkerSettings(StackSettings):
     """Memory for the features of one training in bytes. A training on few images keeps all of them and is
     rejected if they need more. A training on many images keeps a sample."""
 
+    measure_rates: bool = True
+    """Measure the speed of each device when a worker is first idle, so that the cost of a training is known
+    before it starts. It takes some seconds, once for each version of the libraries."""
+
     photographs: Path | None = None
     """Folder of unrelated photographs that EfficientAD trains on; defaults to photographs from installed
     packages."""

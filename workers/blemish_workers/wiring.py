@@ -18,6 +18,7 @@ from blemish_core.jobs.queues import HELP_TASK, celery_message
 from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.store import JobStore
+from blemish_core.jobs.training_rates import StoredRates
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.platform.errors import FailedPrecondition, Unavailable
 from blemish_core.platform.redis_check import RedisCheck
@@ -97,6 +98,7 @@ def build_worker(settings: WorkerSettings, app: Celery) -> Worker:
         registry=registry,
         slots=slots,
         runner=runner,
+        rates=StoredRates(context.rates, context.runtime.name),
         apply_retention=_retention(settings, store, context).sweep,
         exit_process=partial(_exit_process, slots),
     )

@@ -65,6 +65,7 @@ def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) ->
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
     # A PatchCore training keeps about one core busy, so two of them share two cores well.
     environment.setdefault("BLEMISH_CONCURRENCY", str(min(2, os.cpu_count() or 1)))
+    environment.setdefault("BLEMISH_MEASURE_RATES", "false")  # the folder does not last
     with log.open("wb") as output:
         child = subprocess.Popen(
             [*command, *map(str, arguments), "--import-root", str(import_root), "--stop-with-stdin"],

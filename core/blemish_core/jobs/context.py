@@ -39,6 +39,8 @@ class JobContext:
     """Memory for the features of one training, in bytes."""
     checkpoints: Path
     """Folder with one subfolder per job, from which a later attempt resumes."""
+    rates: Path
+    """Folder of the measured speed of workers."""
     photographs: Path | None
     """Folder of unrelated photographs, for detectors that train on them."""
     disk: StoreDisk

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from blemish_core.jobs.training_rates import TrainingRates
 from blemish_core.platform.redis_address import RedisAddress
 from blemish_core.platform.redis_check import redis_errors_as_unavailable
 
@@ -56,6 +57,8 @@ class WorkerInfo(BaseModel):
     started: datetime
     canary: datetime | None = None
     """Time at which it last received a canary task."""
+    rates: tuple[TrainingRates, ...] = ()
+    """Measured speed of each of its devices; empty until it is known."""
 
 
 class WorkerRegistry:

@@ -37,6 +37,7 @@ def make_job_context(settings: WorkerSettings, device: str) -> JobContext:
         runtime=settings.runtime_choice,
         max_feature_bytes=settings.max_feature_bytes,
         checkpoints=settings.checkpoints,
+        rates=settings.rates,
         photographs=settings.photographs,
         disk=settings.disk,
     )

@@ -44,6 +44,7 @@ class Child:
             process should end then, because the result of the step would be lost.
         detectors: cache of the loaded model version.
         warm_up: called once if the child is idle before its first step.
+        measure: called when the child is first idle, also after a step; None measures nothing.
         idle_s: time after which the child counts as idle.
     """
 
@@ -55,6 +56,7 @@ class Child:
         on_disconnect: Callable[[], None],
         detectors: DetectorCache | None = None,
         warm_up: Callable[[JobContext], None] = warmup.warm_up,
+        measure: Callable[[JobContext], None] | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self._context = context
@@ -62,6 +64,7 @@ class Child:
         self._on_disconnect = on_disconnect
         self._detectors = detectors or DetectorCache(context)
         self._warm_up = warm_up
+        self._measure = measure
         self._idle_s = idle_s
         self._received: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
         self._worker = _WorkerPipe(replies, self._received)
@@ -79,6 +82,9 @@ class Child:
                 if not warm:
                     self._warm_up(self._context)
                 warm = True
+                if self._measure is not None:
+                    self._measure(self._context)
+                    self._measure = None
                 continue
             if message is None:
                 return

@@ -40,7 +40,7 @@ def measure_latencies(
         keep_alive: called before each frame; it may raise to end the measurement.
     """
     kind = torch.device(device).type
-    with _threads(_THREADS):
+    with one_thread():
         runtimes: dict[str, Runtime] = {TORCH: detector.runtime}
         if kind == "cpu":
             runtimes |= {
@@ -76,10 +76,10 @@ def _measure(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Limit torch to ``count`` threads within the block."""
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread within the block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(_THREADS)
     try:
         yield
     finally:

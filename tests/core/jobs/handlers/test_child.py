@@ -38,7 +38,7 @@ class RunningChild:
     def __init__(self, folder: Path, idle_s: float, messages: Sequence[ToChild]) -> None:
         context = make_job_context(folder)
         self.cache = RecordingCache(context)
-        self.warm_ups = 0
+        self.warm_ups = self.measurements = 0
         self.warmed_up = threading.Event()
         self.disconnected = threading.Event()
         (requests, to_child), (from_child, replies) = os.pipe(), os.pipe()
@@ -52,6 +52,7 @@ class RunningChild:
             on_disconnect=self.disconnected.set,
             detectors=self.cache,
             warm_up=self._warm_up,
+            measure=self._measure,
             idle_s=idle_s,
         )
         self._thread = threading.Thread(target=child.run, daemon=True)
@@ -71,6 +72,9 @@ class RunningChild:
         for end in (*self._ends_of_child, self._from_child):
             end.close()
         return not self._thread.is_alive()
+
+    def _measure(self, context: JobContext) -> None:
+        self.measurements += 1
 
     def _warm_up(self, context: JobContext) -> None:
         self.warm_ups += 1
@@ -130,6 +134,7 @@ def test_idle_child_warms_up_once(start: Start) -> None:
     for _ in range(3):
         assert child.cache.cleared.acquire(timeout=TIMEOUT_S)
     assert child.warm_ups == 1
+    assert child.measurements == 1
 
 
 def test_idle_child_releases_its_model_without_warm_up_after_a_step(start: Start) -> None:
@@ -140,3 +145,11 @@ def test_idle_child_releases_its_model_without_warm_up_after_a_step(start: Start
     for _ in range(3):
         assert child.cache.cleared.acquire(timeout=TIMEOUT_S)
     assert child.warm_ups == 0
+
+
+def test_speed_is_measured_once_after_a_step(start: Start) -> None:
+    step = messages.Evaluate(job="one", spec=EvaluateSpec(model="models/tile", dataset="tile"))
+    child = start(0.5, step)
+    for _ in range(3):
+        assert child.cache.cleared.acquire(timeout=TIMEOUT_S)
+    assert child.measurements == 1
