@@ -21,12 +21,12 @@ SERVICE = {
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),
     *("DeleteImages", "MoveImages", "DeleteDataset", "AddItems"),
-    *("CreateJob", "CancelJob"),
+    *("CreateJob", "CancelJob", "EstimateTraining"),
     *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),
     "ListAuditEntries",
 }
-NOT_AUDITED = {"ListAuditEntries"}
+NOT_AUDITED = {"ListAuditEntries", "EstimateTraining"}
 """RPCs of the role operator that only read."""
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 

@@ -660,6 +660,142 @@ class CreateJobResponse(_message.Message):
 Global___CreateJobResponse: _TypeAlias = CreateJobResponse  # noqa: Y015
 
 @_typing.final
+class EstimateTrainingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def train(self) -> Global___Train: ...
+    def __init__(
+        self,
+        *,
+        train: Global___Train | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["train", b"train"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateTrainingRequest: _TypeAlias = EstimateTrainingRequest  # noqa: Y015
+
+@_typing.final
+class EstimateTrainingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The reason why there is no estimate. Empty if there is one."""
+    @_builtins.property
+    def estimate(self) -> Global___TrainingEstimate:
+        """Not set if no running worker has measured the speed of such a training."""
+
+    def __init__(
+        self,
+        *,
+        estimate: Global___TrainingEstimate | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateTrainingResponse: _TypeAlias = EstimateTrainingResponse  # noqa: Y015
+
+@_typing.final
+class TrainingEstimate(_message.Message):
+    """The estimated cost of a training and of its model. With several workers, that of the slowest one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    FRAME_WIDTH_FIELD_NUMBER: _builtins.int
+    FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
+    INPUT_WIDTH_FIELD_NUMBER: _builtins.int
+    INPUT_HEIGHT_FIELD_NUMBER: _builtins.int
+    BANK_ENTRIES_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    frame_width: _builtins.int
+    """The size of these frames, in px."""
+    frame_height: _builtins.int
+    input_width: _builtins.int
+    """The size of the network's input for such a frame, in px."""
+    input_height: _builtins.int
+    bank_entries: _builtins.int
+    """Entries of the memory bank. 0 for a detector without one."""
+    worker: _builtins.str
+    """The worker, host:pid, whose speed was used, and its device."""
+    device: _builtins.str
+    processor: _builtins.str
+    """Name of its CPU or GPU."""
+    @_builtins.property
+    def training(self) -> _duration_pb2.Duration:
+        """The run time of the job, without its time in the queue."""
+
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___EstimatedPhase]:
+        """The parts of that time, in order."""
+
+    @_builtins.property
+    def frame(self) -> _duration_pb2.Duration:
+        """The time of one frame of the median size of the training images, from its pixels to its result. On a CPU, one
+        thread computes.
+        """
+
+    def __init__(
+        self,
+        *,
+        training: _duration_pb2.Duration | None = ...,
+        phases: _abc.Iterable[Global___EstimatedPhase] | None = ...,
+        frame: _duration_pb2.Duration | None = ...,
+        frame_width: _builtins.int = ...,
+        frame_height: _builtins.int = ...,
+        input_width: _builtins.int = ...,
+        input_height: _builtins.int = ...,
+        bank_entries: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        device: _builtins.str = ...,
+        processor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_entries", b"bank_entries", "device", b"device", "frame", b"frame", "frame_height", b"frame_height", "frame_width", b"frame_width", "input_height", b"input_height", "input_width", b"input_width", "phases", b"phases", "processor", b"processor", "training", b"training", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingEstimate: _TypeAlias = TrainingEstimate  # noqa: Y015
+
+@_typing.final
+class EstimatedPhase(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedPhase: _TypeAlias = EstimatedPhase  # noqa: Y015
+
+@_typing.final
 class GetJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class JobServiceStub:
                 request_serializer=blemish_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
                 _registered_method=True)
+        self.EstimateTraining = channel.unary_unary(
+                '/blemish.v1.JobService/EstimateTraining',
+                request_serializer=blemish_dot_v1_dot_job__pb2.EstimateTrainingRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_job__pb2.EstimateTrainingResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/blemish.v1.JobService/GetJob',
                 request_serializer=blemish_dot_v1_dot_job__pb2.GetJobRequest.SerializeToString,
@@ -81,6 +86,18 @@ class JobServiceServicer:
         neither installed nor imported, and no hub answers.
         ALREADY_EXISTS: the request_id was used for a different request.
         UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateTraining(self, request, context):
+        """Estimates what a training would take on a running worker, and what a frame of its model would cost, and
+        starts nothing. The estimate is computed from the sizes of the images, the settings, and the speed that the
+        worker measured when it was first idle. Masks, copies of images and INT8 are not considered.
+
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION: as for CreateJob.
+        UNAVAILABLE: Redis is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,6 +164,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=blemish_dot_v1_dot_job__pb2.CreateJobRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_job__pb2.CreateJobResponse.SerializeToString,
             ),
+            'EstimateTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateTraining,
+                    request_deserializer=blemish_dot_v1_dot_job__pb2.EstimateTrainingRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_job__pb2.EstimateTrainingResponse.SerializeToString,
+            ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
                     request_deserializer=blemish_dot_v1_dot_job__pb2.GetJobRequest.FromString,
@@ -201,6 +223,33 @@ class JobService:
             '/blemish.v1.JobService/CreateJob',
             blemish_dot_v1_dot_job__pb2.CreateJobRequest.SerializeToString,
             blemish_dot_v1_dot_job__pb2.CreateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.JobService/EstimateTraining',
+            blemish_dot_v1_dot_job__pb2.EstimateTrainingRequest.SerializeToString,
+            blemish_dot_v1_dot_job__pb2.EstimateTrainingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,14 @@ class JobServiceStub:
     ALREADY_EXISTS: the request_id was used for a different request.
     UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
     """
+    EstimateTraining: _grpc.UnaryUnaryMultiCallable[_job_pb2.EstimateTrainingRequest, _job_pb2.EstimateTrainingResponse]
+    """Estimates what a training would take on a running worker, and what a frame of its model would cost, and
+    starts nothing. The estimate is computed from the sizes of the images, the settings, and the speed that the
+    worker measured when it was first idle. Masks, copies of images and INT8 are not considered.
+
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION: as for CreateJob.
+    UNAVAILABLE: Redis is unreachable.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]
     """Returns a job.
 
@@ -93,6 +101,14 @@ class JobServiceAsyncStub(JobServiceStub):
       neither installed nor imported, and no hub answers.
     ALREADY_EXISTS: the request_id was used for a different request.
     UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
+    """
+    EstimateTraining: _aio.UnaryUnaryMultiCallable[_job_pb2.EstimateTrainingRequest, _job_pb2.EstimateTrainingResponse]  # type: ignore[assignment]
+    """Estimates what a training would take on a running worker, and what a frame of its model would cost, and
+    starts nothing. The estimate is computed from the sizes of the images, the settings, and the speed that the
+    worker measured when it was first idle. Masks, copies of images and INT8 are not considered.
+
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION: as for CreateJob.
+    UNAVAILABLE: Redis is unreachable.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns a job.
@@ -146,6 +162,20 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
           neither installed nor imported, and no hub answers.
         ALREADY_EXISTS: the request_id was used for a different request.
         UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateTraining(
+        self,
+        request: _job_pb2.EstimateTrainingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.EstimateTrainingResponse, _abc.Awaitable[_job_pb2.EstimateTrainingResponse]]:
+        """Estimates what a training would take on a running worker, and what a frame of its model would cost, and
+        starts nothing. The estimate is computed from the sizes of the images, the settings, and the speed that the
+        worker measured when it was first idle. Masks, copies of images and INT8 are not considered.
+
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION: as for CreateJob.
+        UNAVAILABLE: Redis is unreachable.
         """
 
     @_abc_1.abstractmethod

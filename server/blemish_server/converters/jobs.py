@@ -13,6 +13,7 @@ from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.imaging.mask_drawing import MAX_POINTS, MaskDrawing, Polygon
+from blemish_core.jobs.estimate import TrainingEstimate, WorkerSpeed
 from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
@@ -68,7 +69,7 @@ def parse_spec(request: pb.CreateJobRequest) -> Spec:
     """
     match request.WhichOneof("work"):
         case "train":
-            return _parse_train(request.train)
+            return parse_training(request.train)
         case "embed":
             return _parse_embed(request.embed)
         case "evaluate":
@@ -198,6 +199,25 @@ def log_line_to_proto(line: LogLine) -> pb.LogLine:
     return pb.LogLine(id=line.id, text=line.text)
 
 
+def estimate_to_proto(speed: WorkerSpeed, estimate: TrainingEstimate) -> pb.TrainingEstimate:
+    return pb.TrainingEstimate(
+        training=duration_to_proto(estimate.training_s),
+        phases=[
+            pb.EstimatedPhase(name=name, duration=duration_to_proto(seconds))
+            for name, seconds in estimate.phases.items()
+        ],
+        frame=duration_to_proto(estimate.frame_s),
+        frame_width=estimate.frame[1],
+        frame_height=estimate.frame[0],
+        input_width=estimate.input[1],
+        input_height=estimate.input[0],
+        bank_entries=estimate.bank_entries,
+        worker=speed.worker,
+        device=speed.rates.device,
+        processor=speed.rates.processor,
+    )
+
+
 def worker_to_proto(worker: WorkerInfo) -> pb.Worker:
     return pb.Worker(
         name=worker.name,
@@ -221,7 +241,12 @@ def _parse_embed(embed: pb.Embed) -> EmbedSpec:
     return EmbedSpec(model=str(ref), kept_frames=True)
 
 
-def _parse_train(train: pb.Train) -> TrainSpec:
+def parse_training(train: pb.Train) -> TrainSpec:
+    """Return the training that a message describes, without its mask.
+
+    Raises:
+        InvalidRequest: if a name is malformed.
+    """
     dataset = dataset_id(train.dataset, "train.dataset")
     spec = TrainSpec(
         dataset=dataset,

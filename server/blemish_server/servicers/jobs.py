@@ -17,19 +17,21 @@ from blemish.v1.job_pb2_grpc import JobServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.jobs.estimate import slowest, speeds_of
 from blemish_core.jobs.queues import QUEUES, queue_order
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec, TrainSpec
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 from blemish_core.platform.names import ModelRef, job_id
 from blemish_core.search.frame_store import FrameStore
 from blemish_server.auth.access import Caller
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.auth.limits import CallerLimiter
 from blemish_server.converters.jobs import (
+    estimate_to_proto,
     job_to_proto,
     parse_limits,
     parse_mask,
@@ -37,6 +39,7 @@ from blemish_server.converters.jobs import (
     parse_reference,
     parse_spec,
     parse_states,
+    parse_training,
     worker_to_proto,
 )
 from blemish_server.disk_monitor import DiskMonitor
@@ -86,6 +89,28 @@ class JobServicer(JobServiceServicer):
             spec = await asyncio.to_thread(self._with_mask, spec, request.train)
         job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
         return pb.CreateJobResponse(job=job_to_proto(job))
+
+    async def EstimateTraining(  # noqa: N802
+        self, request: pb.EstimateTrainingRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EstimateTrainingResponse:
+        return await asyncio.to_thread(self._estimate, parse_training(request.train))
+
+    def _estimate(self, requested: TrainSpec) -> pb.EstimateTrainingResponse:
+        """Return the estimate of a training, which is validated as a job would be."""
+        spec = validate_spec(
+            requested, self._datasets, self._frames, self._models, self._weights, self._image_limits
+        )
+        assert isinstance(spec, TrainSpec)
+        train, test = (
+            [(image.height, image.width) for image in self._datasets.images(spec.dataset, split)]
+            for split in ("train", "test")
+        )
+        workers = self._registry.workers()
+        try:
+            speed, estimate = slowest(spec, train, test, speeds_of(workers))
+        except FailedPrecondition as error:
+            return pb.EstimateTrainingResponse(reason=str(error))
+        return pb.EstimateTrainingResponse(estimate=estimate_to_proto(speed, estimate))
 
     def create_migration_job(self, spec: EmbedSpec, request_id: str) -> Job:
         """Create a job of low priority that adds to the index of a promoted version."""
