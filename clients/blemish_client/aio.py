@@ -31,7 +31,7 @@ from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection, WatchInspectionsResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish.v1.job_pb2 import CreateJobRequest, Job, LogLine, Worker
+from blemish.v1.job_pb2 import CreateJobRequest, EstimateTrainingResponse, Job, LogLine, Worker
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
@@ -101,6 +101,7 @@ from blemish_client.transport.work_requests import (
     TrainOptions,
     compare_request,
     embed_request,
+    estimate_request,
     evaluate_request,
     jobs_request,
     name_of,
@@ -394,6 +395,12 @@ class AsyncClient(SharedClient[AsyncConnection]):
         await self._connection.call_without_timeout(self._datasets.DeleteDataset, request)
 
     # Jobs
+
+    async def estimate_training(
+        self, dataset: str, **options: Unpack[TrainOptions]
+    ) -> EstimateTrainingResponse:
+        """Estimate the time of a training, as ``Client.estimate_training`` does."""
+        return await self._connection.call(self._jobs.EstimateTraining, estimate_request(dataset, options))
 
     async def train(self, dataset: str, **options: Unpack[TrainOptions]) -> Job:
         """Start a job that trains a model, as ``Client.train`` does."""

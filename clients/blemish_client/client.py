@@ -24,7 +24,7 @@ from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection, WatchInspectionsResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish.v1.job_pb2 import CreateJobRequest, Job, LogLine, Worker
+from blemish.v1.job_pb2 import CreateJobRequest, EstimateTrainingResponse, Job, LogLine, Worker
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
@@ -95,6 +95,7 @@ from blemish_client.transport.work_requests import (
     TrainOptions,
     compare_request,
     embed_request,
+    estimate_request,
     evaluate_request,
     jobs_request,
     name_of,
@@ -521,6 +522,21 @@ class Client(SharedClient[Connection]):
         self._connection.call_without_timeout(self._datasets.DeleteDataset, request)
 
     # Jobs
+
+    def estimate_training(self, dataset: str, **options: Unpack[TrainOptions]) -> EstimateTrainingResponse:
+        """Estimate the time of a training, and of a frame of its model, without starting it.
+
+        The answer has a reason in place of an estimate if no running worker has measured its speed.
+
+        Args:
+            dataset: name of the dataset.
+            **options: options of ``train``. Masks, priority and limits are not considered.
+
+        Raises:
+            OSError: if the mask is a path, and the file cannot be read.
+            ValueError: if the mask is neither a PNG nor JSON with polygons.
+        """
+        return self._connection.call(self._jobs.EstimateTraining, estimate_request(dataset, options))
 
     def train(self, dataset: str, **options: Unpack[TrainOptions]) -> Job:
         """Start a job that trains a model on the good training images of a dataset.

@@ -2,7 +2,7 @@
 """Numbers, sizes, times and names as texts, as the command line writes them."""
 
 from blemish.v1.search_pb2 import Hit
-from blemish_client.cli.output import ABSENT, clock, log_line, number, share, size, when
+from blemish_client.cli.output import ABSENT, clock, duration, log_line, number, share, size, when
 from blemish_client.names import short
 
 __all__ = ["ABSENT", "clock", "duration", "item_title", "log_line", "number", "share", "size", "when"]
@@ -15,12 +15,3 @@ def item_title(item: Hit) -> str:
     if item.dataset:
         return f"{short(item.dataset)}: {item.original_path or item.path}"
     return short(item.item)[:8]
-
-
-def duration(seconds: float) -> str:
-    """Return a time such as 45 s, 12 min or 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -102,6 +102,7 @@ class FakeServer(
         )
         """Class of every anomalous image."""
         self.page_size = 2
+        self.estimate = job_pb2.EstimateTrainingResponse(reason="no worker has measured its speed yet")
         self.job: Job | None = None
         """Answer of GetJob. None is a queued job."""
         self.map_side = 8
@@ -367,6 +368,10 @@ class FakeServer(
     def DeleteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("DeleteModel", request, context)
         return model_pb2.DeleteModelResponse()
+
+    def EstimateTraining(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("EstimateTraining", request, context)
+        return self.estimate
 
     def CreateJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("CreateJob", request, context)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_UNSPECIFIED, Verdict
 from blemish.v1.inspection_pb2 import Consensus, Inspection, InspectionEvent
-from blemish.v1.job_pb2 import Job, JobEvent, JobState
+from blemish.v1.job_pb2 import EstimateTrainingResponse, Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.cli.choices import spell
 from blemish_client.names import short
@@ -154,6 +154,34 @@ def size(size_bytes: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as 45 s, 12 min or 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def estimate_lines(answer: EstimateTrainingResponse) -> list[str]:
+    """Return sentences about the cost of a training and of a frame of its model."""
+    if not answer.HasField("estimate"):
+        return [f"no estimate: {answer.reason}"]
+    found = answer.estimate
+    phases = ", ".join(
+        f"{phase.name} {duration(phase.duration.ToMilliseconds() / 1000)}" for phase in found.phases
+    )
+    place = "one thread of " * (found.device == "cpu") + found.processor
+    frame = f"{found.frame_width} x {found.frame_height} px"
+    frame_ms = found.frame.ToMicroseconds() / 1000
+    entries = f" with {found.bank_entries:,} entries in the memory bank" * bool(found.bank_entries)
+    return [
+        f"the training takes about {duration(found.training.ToMilliseconds() / 1000)} on {found.worker}: "
+        f"{phases}",
+        f"a frame of {frame} takes about {frame_ms:.0f} ms on {place}{entries}",
+    ]
 
 
 def when(time: Timestamp) -> str:

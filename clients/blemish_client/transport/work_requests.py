@@ -13,6 +13,7 @@ from blemish.v1.job_pb2 import (
     CreateJobRequest,
     EfficientAd,
     Embed,
+    EstimateTrainingRequest,
     Evaluate,
     Job,
     ListJobsRequest,
@@ -110,6 +111,13 @@ def train_request(dataset: str, options: TrainOptions) -> CreateJobRequest:
         mask=frame_mask,
     )
     return create_job_request(_job_options(options), train=work)
+
+
+def estimate_request(dataset: str, options: TrainOptions) -> EstimateTrainingRequest:
+    """Build the request for an estimate, with the errors of ``train_request``."""
+    train = train_request(dataset, options).train
+    train.ClearField("mask")  # it may be large, and the estimate ignores it
+    return EstimateTrainingRequest(train=train)
 
 
 def _job_options(options: TrainOptions) -> JobOptions:

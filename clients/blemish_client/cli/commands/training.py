@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
@@ -16,7 +17,7 @@ from blemish_client.cli.choices import JobPriorityChoice, to_proto
 from blemish_client.cli.failures import Failure, can_ask
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import DatasetArgument, Detach, Json, ModelArgument
-from blemish_client.cli.output import emit
+from blemish_client.cli.output import emit, estimate_lines
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.promotion import (
     KeepTarget,
@@ -27,8 +28,10 @@ from blemish_client.cli.promotion import (
 )
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
+from blemish_client.errors import BlemishError
 from blemish_client.names import short
 from blemish_client.transport.requests import JobOptions, training_mask
+from blemish_client.transport.work_requests import TrainOptions
 
 _LARGEST = 1e9
 _PATCHCORE = "Options of PatchCore"
@@ -298,21 +301,20 @@ def train(
     with session.client() as client:
         if promote and keep_target is None:
             keep_target = _promoted_target(client, model_id or f"{dataset}-{detector}", yes=yes)
-        job = client.train(
-            dataset,
-            model_id=model_id,
-            detector=settings,
-            seed=seed,
-            target_false_reject_rate=target_false_reject_rate or 0.0,
-            promote=promote,
-            keep_target=keep_target if promote else None,
-            false_alarms_of=false_alarms_of,
-            mask=_read_mask(mask) if mask is not None else None,
-            mask_of=mask_of,
-            align=align,
-            reference=reference,
-            **_job_options(priority, max_run_minutes, max_memory_gib),
-        )
+        options: TrainOptions = {
+            "model_id": model_id,
+            "detector": settings,
+            "seed": seed,
+            "target_false_reject_rate": target_false_reject_rate or 0.0,
+            "promote": promote,
+            "keep_target": keep_target if promote else None,
+            "false_alarms_of": false_alarms_of,
+        }
+        _print_estimate(session, client, dataset, options)
+        options["mask"] = _read_mask(mask) if mask is not None else None
+        options["mask_of"], options["align"], options["reference"] = mask_of, align, reference
+        options |= _job_options(priority, max_run_minutes, max_memory_gib)  # type: ignore[typeddict-item]
+        job = client.train(dataset, **options)
         if (mask is not None or mask_of) and not job.train.HasField("mask"):
             client.cancel(job)
             raise Failure(
@@ -373,6 +375,18 @@ def index(
     with session.client() as client:
         jobs = [client.embed(model, source, **options) for source in sources]
         _run_jobs(session, client, jobs, detach=detach, as_json=as_json)
+
+
+def _print_estimate(session: Session, client: Client, dataset: str, options: TrainOptions) -> None:
+    """Print what a training and a frame of its model will cost, unless the server is too old for that."""
+    try:
+        answer = client.estimate_training(dataset, **options)
+    except BlemishError as error:
+        if error.code is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+        return
+    for line in estimate_lines(answer):
+        session.err.print(line, markup=False, soft_wrap=True)
 
 
 def _promoted_target(client: Client, model: str, *, yes: bool) -> bool | None:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from grpc import StatusCode
 from tests.support.cli import Run
-from tests.support.fake_server import FakeServer, ended
+from tests.support.fake_server import CallError, FakeServer, ended
 
 from blemish.v1.job_pb2 import (
     JOB_PRIORITY_HIGH,
     JOB_STATE_FAILED,
+    EstimatedPhase,
+    EstimateTrainingResponse,
+    TrainingEstimate,
 )
 from blemish.v1.model_pb2 import (
     CALIBRATION_CHOICE_KEEP_TARGET,
@@ -269,3 +273,55 @@ def test_training_ends_with_what_its_version_judges_by(run: Run, fake: FakeServe
     ) in run("train", "tile").stdout
     fake.watches, fake.card.production = [[done]], False
     assert "is ready, but not in production" in run("train", "tile").stdout
+
+
+def test_estimate_is_printed_before_the_job_is_created(run: Run, fake: FakeServer) -> None:
+    fake.estimate = EstimateTrainingResponse(
+        estimate=TrainingEstimate(
+            phases=[EstimatedPhase(name="features"), EstimatedPhase(name="memory bank")],
+            frame_width=640,
+            frame_height=480,
+            bank_entries=10_000,
+            worker="line:7",
+            device="cpu",
+            processor="a CPU",
+        )
+    )
+    found = fake.estimate.estimate
+    found.training.FromSeconds(200)
+    found.phases[0].duration.FromSeconds(20)
+    found.phases[1].duration.FromSeconds(180)
+    found.frame.FromMilliseconds(35)
+    result = run("train", "tile", "--max-entries", 500, "--detach")
+    assert "the training takes about 3 min on line:7: features 20 s, memory bank 3 min" in result.stderr
+    assert (
+        "a frame of 640 x 480 px takes about 35 ms on one thread of a CPU with 10,000 entries in the "
+        "memory bank"
+    ) in result.stderr
+    assert result.stdout == "jobs/made\n"
+    assert list(fake.requests) == ["EstimateTraining", "CreateJob"]
+    asked, created = fake.requests["EstimateTraining"][0].train, fake.requests["CreateJob"][0].train
+    assert asked.patchcore == created.patchcore
+    assert asked.patchcore.max_entries == 500
+
+
+def test_training_starts_without_an_estimate(run: Run, fake: FakeServer) -> None:
+    result = run("train", "tile", "--detach")
+    assert "no estimate: no worker has measured its speed yet" in result.stderr
+    assert fake.requests["CreateJob"]
+
+
+def test_older_server_trains_without_an_estimate(run: Run, fake: FakeServer) -> None:
+    fake.errors["EstimateTraining"] = [CallError(StatusCode.UNIMPLEMENTED)]
+    result = run("train", "tile", "--detach")
+    assert result.exit_code == 0
+    assert "estimate" not in result.stderr
+    assert fake.requests["CreateJob"]
+
+
+def test_training_that_is_refused_is_not_created(run: Run, fake: FakeServer) -> None:
+    fake.errors["EstimateTraining"] = [CallError(StatusCode.FAILED_PRECONDITION, "too few images")]
+    result = run("train", "tile", "--detach")
+    assert result.exit_code == 2
+    assert "too few images" in result.stderr
+    assert not fake.requests["CreateJob"]
