@@ -2,7 +2,7 @@
 """The estimated cost of a training on a worker, from images, settings and the worker's measured speed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite
 
 from blemish_core.detectors.common.split import FOLDS, held_out_count
@@ -22,6 +22,9 @@ from blemish_core.jobs.training_rates import PatchCoreRates, TrainingRates
 from blemish_core.jobs.worker_registry import WorkerInfo
 from blemish_core.platform.errors import FailedPrecondition
 
+_PUBLICATION = ("openvino", "publish")
+"""Phases of a job that write and check its version."""
+_NO_PHASES: Mapping[str, float] = {}
 _READS = 3
 """Times that a training reads each image: to check it, to find copies, and to learn from it."""
 _CHECKED_FRAMES = 8 + 7
@@ -55,14 +58,25 @@ def speeds_of(workers: Sequence[WorkerInfo]) -> list[WorkerSpeed]:
 
 
 def slowest(
-    spec: TrainSpec, train: Sequence[Size], test: Sequence[Size], speeds: Sequence[WorkerSpeed]
+    spec: TrainSpec,
+    train: Sequence[Size],
+    test: Sequence[Size],
+    speeds: Sequence[WorkerSpeed],
+    earlier: Mapping[str, float],
 ) -> tuple[WorkerSpeed, "TrainingEstimate"]:
     """Return the worker on which a training takes longest, and its estimate.
+
+    Args:
+        spec: specification of the training.
+        train: sizes of the training images, px.
+        test: sizes of the test images, px.
+        speeds: speeds of the workers.
+        earlier: seconds per phase of the last job of this kind.
 
     Raises:
         InvalidRequest, FailedPrecondition: as ``estimate``, for any of the workers.
     """
-    estimates = [(speed, estimate(spec, train, test, speed.rates)) for speed in speeds]
+    estimates = [(speed, estimate(spec, train, test, speed.rates, earlier)) for speed in speeds]
     return max(estimates, key=lambda each: each[1].training_s)
 
 
@@ -88,7 +102,11 @@ class TrainingEstimate:
 
 
 def estimate(
-    spec: TrainSpec, train: Sequence[Size], test: Sequence[Size], rates: TrainingRates
+    spec: TrainSpec,
+    train: Sequence[Size],
+    test: Sequence[Size],
+    rates: TrainingRates,
+    earlier: Mapping[str, float] = _NO_PHASES,
 ) -> TrainingEstimate:
     """Estimate the cost of a training, without masks, copies of pieces, labelled frames and INT8.
 
@@ -97,6 +115,8 @@ def estimate(
         train: sizes of the training images, px.
         test: sizes of the test images, px.
         rates: speed of the worker.
+        earlier: seconds per phase of the last job of this kind. Its publication replaces the estimated one,
+            because it depends little on the images.
 
     Raises:
         InvalidRequest: if a setting is out of range or does not fit the images.
@@ -106,8 +126,13 @@ def estimate(
     read_s = rates.decode_s * (_READS * sum(map(pixels_of, train)) + sum(map(pixels_of, test)))
     if isinstance(settings, PatchCoreSettings):
         rate = spec.target_false_reject_rate
-        return _patchcore(settings, train, len(test), rate, rates.patchcore, read_s, rates.threads)
-    return _efficientad(settings, train, len(test), spec, rates, read_s)
+        found = _patchcore(settings, train, len(test), rate, rates.patchcore, read_s, rates.threads)
+    else:
+        found = _efficientad(settings, train, len(test), spec, rates, read_s)
+    if any(phase in earlier for phase in _PUBLICATION):
+        publication_s = sum(earlier.get(phase, 0.0) for phase in _PUBLICATION)
+        return replace(found, phases={**found.phases, "publication": publication_s})
+    return found
 
 
 def _patchcore(

@@ -149,6 +149,11 @@ class EvaluateSpec(_StoredModel):
 Spec = Annotated[TrainSpec | EmbedSpec | EvaluateSpec, Field(discriminator="kind")]
 
 
+def pattern_of(spec: Spec) -> str:
+    """Return the key of jobs whose phases take similar shares of the total time."""
+    return f"train {spec.detector}" if isinstance(spec, TrainSpec) else spec.kind
+
+
 class Phase(_StoredModel):
     """The progress of one phase of an attempt."""
 
@@ -248,7 +253,7 @@ class Job(_StoredModel):
     @property
     def pattern(self) -> str:
         """Key of jobs whose phases take similar shares of the total time."""
-        return f"train {self.spec.detector}" if isinstance(self.spec, TrainSpec) else self.spec.kind
+        return pattern_of(self.spec)
 
     @property
     def progress_estimate(self) -> ProgressEstimate | None:

@@ -19,7 +19,16 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.estimate import slowest, speeds_of
 from blemish_core.jobs.queues import QUEUES, queue_order
-from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec, TrainSpec
+from blemish_core.jobs.record import (
+    EmbedSpec,
+    Job,
+    JobPriority,
+    JobState,
+    Limits,
+    Spec,
+    TrainSpec,
+    pattern_of,
+)
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
@@ -105,9 +114,9 @@ class JobServicer(JobServiceServicer):
             [(image.height, image.width) for image in self._datasets.images(spec.dataset, split)]
             for split in ("train", "test")
         )
-        workers = self._registry.workers()
+        workers, earlier = self._registry.workers(), self._jobs.phase_seconds(pattern_of(spec))
         try:
-            speed, estimate = slowest(spec, train, test, speeds_of(workers))
+            speed, estimate = slowest(spec, train, test, speeds_of(workers), earlier)
         except FailedPrecondition as error:
             return pb.EstimateTrainingResponse(reason=str(error))
         return pb.EstimateTrainingResponse(estimate=estimate_to_proto(speed, estimate))

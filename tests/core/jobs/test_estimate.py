@@ -95,6 +95,13 @@ def test_test_images_are_read_and_scored() -> None:
     assert found.training_s == pytest.approx(sum(found.phases.values()))
 
 
+def test_publication_takes_as_long_as_that_of_the_last_job() -> None:
+    earlier = {"features": 99.0, "openvino": 3.0, "publish": 4.0}
+    found = estimate(spec(), [SQUARE] * 20, [], RATES, earlier)
+    assert found.phases["publication"] == 7.0
+    assert found.phases["features"] == pytest.approx(20 * PATCHES * 1e-5)
+
+
 def test_efficientad_takes_its_time_limit() -> None:
     assert estimate(efficientad(max_seconds=90), [SQUARE] * 50, [], RATES).phases["training"] == 90
     assert estimate(efficientad(), [SQUARE] * 50, [], RATES).phases["training"] == 300
@@ -131,7 +138,7 @@ def test_estimate_is_that_of_the_slowest_worker() -> None:
         update={"patchcore": PATCHCORE.model_copy(update={"features_s": 1e-3}), "device": "cuda"}
     )
     speeds = [WorkerSpeed("a:1", RATES), WorkerSpeed("b:2", slower)]
-    speed, found = slowest(spec(), [SQUARE] * 20, [], speeds)
+    speed, found = slowest(spec(), [SQUARE] * 20, [], speeds, {})
     assert speed.worker == "b:2"
     assert found == estimate(spec(), [SQUARE] * 20, [], slower)
 
