@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 
-from blemish_core.detectors.common.split import FOLDS, held_out_count
+from blemish_core.detectors.common.split_sizes import FOLDS, held_out_count
 from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 from blemish_core.detectors.efficientad.training.plan import TrainingPlan
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings

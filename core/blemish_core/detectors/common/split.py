@@ -4,19 +4,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.calibration import images_needed
 from blemish_core.detectors.base import Image, ReadImage, TrainingContext
 from blemish_core.detectors.common.copies import find_copies
+from blemish_core.detectors.common.split_sizes import FOLDS, held_out_count
 from blemish_core.imaging.frame_mask import visible
 
-FOLDS = 5
-"""Most folds of cross-calibration."""
-_HELD_OUT_SHARE = 0.2
 _LEAST_PIECES = 2
 
 
@@ -127,12 +123,3 @@ def _fold(pieces: Sequence[Sequence[int]]) -> Fold:
         excluded=np.array([number for piece in pieces for number in piece], np.int64),
         scored=np.array([piece[0] for piece in pieces], np.int64),
     )
-
-
-def held_out_count(pieces: int, target_false_reject_rate: float) -> int:
-    """Return how many pieces to hold out: a fifth, or as many as the target needs.
-
-    A third is the most, but one at least.
-    """
-    wanted = max(ceil(_HELD_OUT_SHARE * pieces), images_needed(target_false_reject_rate))
-    return min(wanted, max(pieces // 3, 1))
