@@ -16,11 +16,11 @@ from blemish_core.platform.processor import cpu_name
 _LIBRARIES = ("blemish", "torch", "openvino", "anomalib")
 
 
-class _Frozen(BaseModel):
+class _StoredTimes(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class PatchCoreRates(_Frozen):
+class PatchCoreRates(_StoredTimes):
     """Times of PatchCore, in seconds."""
 
     backbone: str
@@ -39,7 +39,7 @@ class PatchCoreRates(_Frozen):
     """Time for one patch of a frame with which an exported network is checked and timed."""
 
 
-class EfficientAdRates(_Frozen):
+class EfficientAdRates(_StoredTimes):
     """Times of EfficientAD, in seconds, of inputs of the default size."""
 
     size: str
@@ -54,7 +54,7 @@ class EfficientAdRates(_Frozen):
     """Time of a frame from its pixels to its prediction."""
 
 
-class TrainingRates(_Frozen):
+class TrainingRates(_StoredTimes):
     """The speed of one device of a worker. A frame is measured on one thread, a training on all."""
 
     device: str
