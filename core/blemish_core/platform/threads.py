@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from threadpoolctl import threadpool_limits
+
 _thread = threading.local()
 
 
@@ -20,11 +22,13 @@ def use_passive_waiting() -> None:
 
 
 def share_cores(lanes: int) -> None:
-    """Limit OpenMP to an equal share of the cores for each of ``lanes`` concurrent compute threads.
+    """Limit OpenMP and NumPy's BLAS to an equal share of the cores for each of ``lanes`` compute threads.
 
-    Call this before torch is imported: later settings apply to the calling thread only.
+    Call this before torch is imported: later settings apply to the calling thread only. NumPy may be
+    imported already. Without a limit, its matrix products in one lane wait for those in another.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // lanes)))
+    threadpool_limits(compute_threads(), user_api="blas")
 
 
 def compute_threads() -> int:

@@ -104,7 +104,6 @@ class InvertedLists:
         """
         cells = _cells(grid) if grid else np.arange(len(patches))[:, None].repeat(4, 1)
         means = sum(patches[corner] for corner in cells.T) / 4
-        to_lists = self._to_lists(means)
         distances = np.full(len(patches), np.inf, np.float32)
         rows = np.zeros(len(patches), np.int64)
 
@@ -112,7 +111,7 @@ class InvertedLists:
             nearest_code(
                 patches,
                 cells[first:end],
-                to_lists[first:end],
+                self._to_lists(means[first:end]),
                 self._probes,
                 self._ends,
                 self._step,
