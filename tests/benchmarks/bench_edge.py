@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the footprint and the speed of an older commit with those of this checkout, in one run.
+"""Compare footprint and speed with those of an older commit, anomalib and a peer server, in one run.
 
     python -m tests.benchmarks.bench_edge [--quick] [--before 8d3c780] [--rounds 5] [--seconds 4]
 
-Both run in this environment, from their own sources, with the same model: a PatchCore with a bank of about
-10,000 entries, which the older commit trained. Rows take turns, and each figure is the median of the
-rounds. Frames are JPEGs of 512 px. A start lasts from the start of the server's process until it answers
-SERVING, with the model in memory. The size of an installation is that of the files of all distributions
-which an extra requires here; what depends on another platform is left out.
+Before and after run from their own sources with the same model. It is a PatchCore with a bank of about
+10,000 entries, which the older commit trained. The inferencers of anomalib and the peer, MLServer, have
+the same backbone and a bank of that size. All receive the same frames, which are JPEGs of 512 px. Rows
+take turns, and each figure is the median of the rounds.
+
+Sizes are those of clean environments with the smallest extra that installs a server. They stay in the
+cache, as does the peer's. Its requirements are in edge/mlserver-constraints.txt,
+not in constraints.txt. Servers start in these environments. A start lasts from the start of the process
+until it answers SERVING, with the model in memory. Other rows run in this environment.
 """
 
 import argparse
 import io
+import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -25,24 +29,36 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from packaging.requirements import Requirement
+from PIL import Image
 from tests.benchmarks import bench_serving as serving
+from tests.benchmarks.edge import environments, frame_times, peer, triton_load
+from tests.benchmarks.edge.environments import Environment
+from tests.benchmarks.edge.frame_times import Parts
 from tests.benchmarks.report import ROOT, Report, parser, section
 
 from blemish_client import Client
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.models.bundle import WEIGHTS, read_manifest
+from blemish_core.models.loading import load_detector
+from blemish_core.runtimes.choice import RuntimeChoice
+from blemish_core.serving.detector import TensorFile
+from blemish_core.serving.loading import load_for_serving
 
 _SOURCES = ("", "protos", "core", "server", "workers", "clients")
 _START_TIMEOUT_S = 120.0
 _POLL_S = 0.02
 _SERVING_EXTRAS = ("serve", "server")
 """Extras that install a server, the smallest first."""
+_TRITON_CALLERS = (1, 8)
+_FRAME_IMAGES = 122
+"""Training images of the banks of timed frames."""
 
 
 def export_commit(commit: str, folder: Path) -> Path:
@@ -98,42 +114,8 @@ def stack(tree: Path, folder: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def installed_bytes(tree: Path, extra: str) -> int:
-    """Return the size of all distributions that an extra of a tree requires, in bytes."""
-    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    waiting = [*project["dependencies"], *extras[extra]]
-    seen: set[tuple[str, str]] = set()
-    found: dict[str, Distribution] = {}
-    while waiting:
-        required = Requirement(waiting.pop())
-        name = re.sub(r"[-_.]+", "-", required.name).lower()
-        for wanted in ("", *required.extras):
-            if (name, wanted) in seen:
-                continue
-            seen.add((name, wanted))
-            if name == project["name"]:
-                waiting += extras.get(wanted, [])
-                continue
-            try:
-                found[name] = distribution(required.name)
-            except PackageNotFoundError:
-                continue  # for another platform
-            waiting += [
-                line
-                for line in found[name].requires or ()
-                if (marker := Requirement(line).marker) is None or marker.evaluate({"extra": wanted})
-            ]
-    return sum(_size(each) for each in found.values())
-
-
-def _size(installed: Distribution) -> int:
-    files = (Path(str(file.locate())) for file in installed.files or ())
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def started(tree: Path, data: Path) -> tuple[float, float]:
-    """Start a server with the environment of a stack; return the time to SERVING, in s, and memory, MiB."""
+def started(tree: Path, data: Path, python: Path) -> tuple[float, float]:
+    """Start a server with the settings of a stack; return the time to SERVING, in s, and memory, MiB."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -144,7 +126,7 @@ def started(tree: Path, data: Path) -> tuple[float, float]:
         environment = os.environ | variables | {"BLEMISH_LISTEN": address}
     began = time.perf_counter()
     server = subprocess.Popen(
-        [sys.executable, "-m", "blemish_server"],
+        [str(python), "-m", "blemish_server"],
         env=environment,
         cwd=tree,
         stdout=subprocess.DEVNULL,
@@ -176,8 +158,27 @@ def progress(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
+def serving_extra(tree: Path) -> str:
+    """Return the smallest extra of a tree that installs a server."""
+    extras = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return next(each for each in _SERVING_EXTRAS if each in extras)
+
+
+def installed(trees: dict[str, Path], arguments: argparse.Namespace) -> dict[str, Environment]:
+    """Return an environment of its own for the server of each tree, those that the arguments want."""
+    found = {}
+    for name, tree in trees.items():
+        extra = serving_extra(tree)
+        if name == "before" and arguments.quick and not environments.cached(arguments.cache, tree, extra):
+            continue
+        progress(f"install blemish[{extra}], {name}")
+        found[name] = environments.with_extra(arguments.cache, tree, extra)
+    return found
+
+
 def bench(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
     trees = {"before": export_commit(arguments.before, folder / "sources"), "after": ROOT}
+    installs = installed(trees, arguments)
     surface, frames = folder / "tile", folder / "frames"
     train = serving.trained_surface(surface)
     serving.jpegs(surface, frames)
@@ -193,26 +194,53 @@ def bench(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
         shutil.copytree(homes["before"] / "data/store", homes["after"] / "data/store")
         address["after"] = stacks.enter_context(stack(trees["after"], homes["after"]))
         version = homes["after"] / "data/store/models/tile-patchcore/1"
-        starts: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
+        starts: dict[str, list[tuple[float, float]]] = {name: [] for name in installs}
         for number in range(arguments.rounds):
             progress(f"start servers, round {number + 1} of {arguments.rounds}")
-            for name, tree in trees.items():
-                starts[name].append(started(tree, homes[name] / "data"))
-        write_footprint(trees, starts, report)
-        loads = measure_loads(folder, address, model, version, frames, arguments)
-        write_loads(loads, arguments, report)
+            for name, each in installs.items():
+                starts[name].append(started(trees[name], homes[name] / "data", each.python))
+        write_footprint(trees, installs, starts, report)
+        peers = {} if arguments.no_peer else start_peers(stacks, folder, version, arguments)
+        loads = measure_loads(folder, address, model, version, frames, peers, arguments)
+        write_loads(loads, version, arguments, report)
+        write_exactness(version, frames, peers, report)
+    if not arguments.no_frames:
+        write_frame_times(measure_frame_times(folder, trees, arguments), arguments, report)
 
 
 def write_footprint(
-    trees: dict[str, Path], starts: dict[str, list[tuple[float, float]]], report: Report
+    trees: dict[str, Path],
+    installs: dict[str, Environment],
+    starts: dict[str, list[tuple[float, float]]],
+    report: Report,
 ) -> None:
-    report.write("| | install size, MB | start, s | memory after start, MiB |\n|---|---:|---:|---:|")
-    for name, tree in trees.items():
-        extras = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        extra = next(each for each in _SERVING_EXTRAS if each in extras)
+    report.write(
+        "| | install size, MB | of it bytecode | start, s | memory after start, MiB |\n"
+        "|---|---:|---:|---:|---:|"
+    )
+    for name, each in installs.items():
         seconds, mib = (median(values) for values in zip(*starts[name], strict=True))
-        size = installed_bytes(tree, extra) / 1e6
-        report.write(f"| {name}, `blemish[{extra}]` | {size:,.0f} | {seconds:.1f} | {mib:.0f} |")
+        whole, bytecode = (size / 1e6 for size in each.sizes())
+        report.write(
+            f"| {name}, `blemish[{serving_extra(trees[name])}]` | {whole:,.0f} | {bytecode:,.0f} "
+            f"| {seconds:.1f} | {mib:.0f} |"
+        )
+
+
+def start_peers(
+    stacks: ExitStack, folder: Path, version: Path, arguments: argparse.Namespace
+) -> dict[str, str]:
+    """Start MLServer with one process on all cores, and with one for each core; return the addresses."""
+    progress("install and start the peer server")
+    environment = environments.with_requirements(arguments.cache, peer.REQUIREMENTS)
+    addresses = {}
+    for workers in sorted({1, os.cpu_count() or 1}):
+        own = folder / f"peer-{workers}"
+        peer.write_model(version, own)
+        noun = "process" if workers == 1 else "processes"
+        running = peer.running(environment, own, workers)
+        addresses[f"MLServer, {workers} {noun}"] = stacks.enter_context(running)
+    return addresses
 
 
 def measure_loads(
@@ -221,6 +249,7 @@ def measure_loads(
     model: str,
     version: Path,
     frames: Path,
+    peers: dict[str, str],
     arguments: argparse.Namespace,
 ) -> dict[str, list[serving.Load]]:
     """Return the loads of each row, one for each round."""
@@ -232,18 +261,23 @@ def measure_loads(
     }
     if not arguments.no_anomalib:
         progress("export anomalib's model")
-        rows["anomalib OpenVINOInferencer, one by one"] = partial(
-            serving.repeated,
-            serving.anomalib_scorer(version, folder),
-            serving.read_frames(frames),
-            1,
-            seconds,
-        )
+        images = serving.read_frames(frames)
+        for name, score in serving.anomalib_scorers(version, folder).items():
+            rows[f"anomalib {name}, one by one"] = partial(serving.repeated, score, images, 1, seconds)
     for kind, callers in (("unary", 1), *(("stream", callers) for callers in arguments.streams)):
         for name in address:
             noun = "unary caller" if kind == "unary" else "stream" if callers == 1 else "streams"
             rows[f"{callers} {noun}, {name}"] = partial(
                 serving.served, process[name], address[name], model, frames, kind, callers, seconds
+            )
+    for callers in _TRITON_CALLERS if peers else ():
+        noun = "tritonclient" if callers == 1 else "tritonclients"
+        rows[f"{callers} {noun}, after"] = partial(
+            triton_load.loaded, address["after"], "tile-patchcore", frames, callers, seconds
+        )
+        for name, at in peers.items():
+            rows[f"{callers} {noun}, {name}"] = partial(
+                triton_load.loaded, at, peer.MODEL, frames, callers, seconds
             )
     rounds: dict[str, list[serving.Load]] = {name: [] for name in rows}
     for number in range(arguments.rounds):
@@ -253,16 +287,122 @@ def measure_loads(
     return rounds
 
 
+def write_exactness(version: Path, frames: Path, peers: dict[str, str], report: Report) -> None:
+    """Write how far scores lie from those of an exact search by torch's detector on the same network."""
+    progress("compare scores with exact ones")
+    images = [each.pixels(ImageLimits()) for each in serving.read_frames(frames)]
+    _, detector = load_detector(version, "cpu", RuntimeChoice("openvino"))
+    with detector.exact_search():
+        exact = [detector.predict([detector.prepare(each)])[0].score for each in images]
+    _, served = load_for_serving(version, "cpu", RuntimeChoice("openvino"))
+    found = {"after": [served.predict([served.prepare(each)])[0].score for each in images]}
+    for name, address in peers.items():
+        found[name] = triton_load.scores(address, peer.MODEL, frames)
+    report.write(
+        f"\nLargest relative difference of scores from an exact search, over {len(images)} frames. "
+        "The peer decodes and scales frames by OpenCV, so its features differ, too.\n"
+    )
+    report.write("| | largest difference |\n|---|---:|")
+    for name, scores in found.items():
+        worst = max(abs(one - other) / abs(other) for one, other in zip(scores, exact, strict=True))
+        report.write(f"| {name} | {worst:.4%} |")
+
+
+def measure_frame_times(
+    folder: Path, trees: dict[str, Path], arguments: argparse.Namespace
+) -> dict[tuple[str, int], list[dict[str, Parts]]]:
+    """Return the times of a frame by commit and number of threads, one for each round."""
+    images = folder / "images"
+    images.mkdir()
+    files = sorted((folder / "tile/train/good").glob("*.png"))[: arguments.frame_images]
+    for file in files:
+        Image.open(file).convert("RGB").resize((frame_times.SIDE,) * 2).save(images / file.name)
+    banks = [str(bank) for bank in arguments.banks]
+    script = [sys.executable, "-W", "ignore", frame_times.__file__]
+    for name, tree in trees.items():
+        progress(f"build memory banks, {name}")
+        (folder / f"frames-{name}").mkdir()
+        with sources(tree):
+            given = ["prepare", name, str(folder / f"frames-{name}"), str(images), *banks]
+            subprocess.run([*script, *given], check=True, cwd=tree, stdout=subprocess.DEVNULL)
+    measured: dict[tuple[str, int], list[dict[str, Parts]]] = {}
+    with ExitStack() as running:
+        processes = {}
+        for name, tree in trees.items():
+            for threads in sorted({1, os.cpu_count() or 1}):
+                given = ["time", name, str(folder / f"frames-{name}"), str(images), str(threads)]
+                with sources(tree):
+                    process = running.enter_context(
+                        subprocess.Popen(
+                            [*script, *given],
+                            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                            cwd=tree,
+                            stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE,
+                            text=True,
+                        )
+                    )
+                processes[name, threads] = process
+                measured[name, threads] = []
+                answer(process)  # ready
+        for number in range(arguments.rounds):
+            progress(f"frames, round {number + 1} of {arguments.rounds}")
+            for key, process in processes.items():
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                measured[key].append(answer(process))
+        for process in processes.values():
+            process.communicate()  # the end of its input ends it
+    return measured
+
+
+def answer(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("a process that times frames ended; see its messages above")
+    return json.loads(line)
+
+
+def write_frame_times(
+    measured: dict[tuple[str, int], list[dict[str, Parts]]],
+    arguments: argparse.Namespace,
+    report: Report,
+) -> None:
+    report.write(
+        f"\nMilliseconds of a frame of {frame_times.SIDE} px in process, medians of {arguments.rounds} "
+        f"rounds of {frame_times.FRAMES} frames. Each commit has its own default features. Entries are a "
+        "greedy coreset of the training images. EfficientAD has random weights, which cost the same "
+        "as trained ones.\n"
+    )
+    threads = sorted({count for _, count in measured})
+    columns = [f"{count} thread{'s' * (count > 1)}: frame | network | search" for count in threads]
+    report.write(f"| | {' | '.join(columns)} |\n|---|{'---:|' * 3 * len(threads)}")
+    for name in dict.fromkeys(name for name, _ in measured):
+        for row in measured[name, threads[0]][0]:
+            cells = []
+            for count in threads:
+                rounds = [each[row] for each in measured[name, count]]
+                for part in ("frame", "network", "search"):
+                    known = part in rounds[0]
+                    cells.append(f"{median(each[part] for each in rounds):.2f}" if known else "-")
+            report.write(f"| {row}, {name} | {' | '.join(cells)} |")
+
+
 def write_loads(
-    rounds: dict[str, list[serving.Load]], arguments: argparse.Namespace, report: Report
+    rounds: dict[str, list[serving.Load]], version: Path, arguments: argparse.Namespace, report: Report
 ) -> None:
     def middle(name: str, figure: str) -> float:
         return float(median(getattr(load, figure) for load in rounds[name]))
 
     best = max(middle(name, "rate") for name in rounds if name.startswith("in process"))
+    entries = len(TensorFile(version / WEIGHTS)["memory_bank"])
+    side = read_manifest(version).input_size
     report.write(
-        f"\n{arguments.seconds:g} s per row, medians of {arguments.rounds} rounds. The limit is the better "
-        "of the rows in process.\n"
+        f"\nA model with {entries:,} entries and inputs of {side} px, which anomalib and the peer "
+        f"have, too; {arguments.seconds:g} s per row, medians of {arguments.rounds} rounds. The limit is "
+        "the better of the rows in process. tritonclients are unary callers.\n"
     )
     report.write("| | frames/s | share of limit | p50, ms | p99, ms | server MiB |")
     report.write("|---|---:|---:|---:|---:|---:|")
@@ -282,10 +422,22 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=4.0, help="length of a row")
     options.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
     options.add_argument("--no-anomalib", action="store_true", help="without anomalib's inferencer")
-    options.add_argument("--quick", action="store_true", help="rows of 2 s")
+    options.add_argument("--banks", type=int, nargs="+", default=[2_800, 10_000, 28_000])
+    options.add_argument("--no-peer", action="store_true", help="without the peer server")
+    options.add_argument("--no-frames", action="store_true", help="without the times of frames in process")
+    options.add_argument(
+        "--cache", type=Path, default=environments.default_cache(), help="folder of installed environments"
+    )
+    options.add_argument(
+        "--quick",
+        action="store_true",
+        help="3 rounds, rows of 1 s, small banks; without the size before unless it is cached",
+    )
     arguments = options.parse_args()
+    arguments.frame_images = _FRAME_IMAGES
     if arguments.quick:
-        arguments.seconds = 2.0
+        arguments.seconds, arguments.rounds, arguments.banks = 1.0, 3, [2_800, 10_000]
+        arguments.streams, arguments.frame_images = [1, 4], 16
     with (
         tempfile.TemporaryDirectory() as made,
         section("bench_edge", "Footprint and speed", arguments) as report,

@@ -202,8 +202,8 @@ def repeated(
     return summarized(took, time.perf_counter() - began, 0)
 
 
-def anomalib_scorer(version: Path, folder: Path) -> Callable[[ImageInput], object]:
-    """Return anomalib's OpenVINOInferencer in float32 with the same weights and a bank of that size."""
+def anomalib_scorers(version: Path, folder: Path) -> dict[str, Callable[[ImageInput], object]]:
+    """Return anomalib's inferencers in float32, with the same weights and inputs, and an equal bank."""
     from anomalib.models import Patchcore
 
     from blemish_core.detectors.common.backbone import Backbone
@@ -229,14 +229,15 @@ def anomalib_scorer(version: Path, folder: Path) -> Callable[[ImageInput], objec
     bank = runtimes.of_two_stages(weights.pop("memory_bank"), module)
     module.model.load_state_dict(weights | {"memory_bank": bank})
     side = detector.input_size
-    predict = runtimes.anomalibs(module, folder, side)["anomalib OpenVINO f32"]
+    inferencers = runtimes.anomalibs(module, folder, side)
 
-    def scaled(image: ImageInput) -> object:
+    def scaled(predict: Callable[[Any], object], image: ImageInput) -> object:
         # The exported model accepts one input size only.
         pixels = image.pixels(ImageLimits())
         return predict(np.asarray(Image.fromarray(pixels).resize((side, side))))
 
-    return scaled
+    names = {"OpenVINOInferencer": "anomalib OpenVINO f32", "TorchInferencer": "anomalib torch"}
+    return {name: partial(scaled, inferencers[each]) for name, each in names.items()}
 
 
 @contextmanager
@@ -339,7 +340,11 @@ def bench(folder: Path, arguments: argparse.Namespace) -> dict[str, list[Load]]:
             "in process, one by one": partial(in_process, version, folder / "frames", 1, seconds),
             f"in process, {cores} at once": partial(in_process, version, folder / "frames", cores, seconds),
             "anomalib OpenVINOInferencer, one by one": partial(
-                repeated, anomalib_scorer(version, folder), read_frames(folder / "frames"), 1, seconds
+                repeated,
+                anomalib_scorers(version, folder)["OpenVINOInferencer"],
+                read_frames(folder / "frames"),
+                1,
+                seconds,
             ),
         }
         for kind in ("stream", "unary"):
