@@ -47,6 +47,6 @@ def test_names_of_the_user_are_left_alone(message: str) -> None:
 
 def test_error_of_a_call_names_the_option(run: Run, fake: FakeServer) -> None:
     refusal = "max_memory_bytes is 5; set it above 0, or leave it out"
-    fake.errors["CreateJob"] = [CallError(grpc.StatusCode.INVALID_ARGUMENT, refusal)]
+    fake.errors["EstimateTraining"] = [CallError(grpc.StatusCode.INVALID_ARGUMENT, refusal)]
     failed = run("train", "tile")
     assert failed.stderr == "blemish: --max-memory-gib is 5; set it above 0, or leave it out\n"

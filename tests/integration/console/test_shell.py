@@ -4,13 +4,20 @@
 import signal
 from pathlib import Path
 
+import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support.browser import Window, console
 
+from blemish_client import Client
+from blemish_client.errors import BlemishError
 from blemish_console import texts
 
 
-def test_system_shows_every_part_of_the_stack(url: str, opened: Window, tile_model: str) -> None:
+def test_system_shows_every_part_of_the_stack(
+    stack: RunningStack, url: str, opened: Window, tile_model: str
+) -> None:
+    with Client(stack.address) as client, pytest.raises(BlemishError):
+        client.import_dataset("shell", "missing")  # the page shows only the latest entries of the audit log
     opened.page.goto(f"{url}/system")
     for text in (texts.HEALTH, "Redis", "Qdrant", texts.DISK, "worker ", "indexed images", "ImportDataset"):
         opened.shows(text)
