@@ -39,6 +39,7 @@ def main() -> None:
         from blemish_server.app import CannotServe
         from blemish_server.wiring import build_app
     threads.disable_opencv_threads()
+    threads.disable_blas_threads()
 
     try:
         asyncio.run(_serve(settings, build_app))

@@ -169,10 +169,11 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
     threads.use_passive_waiting()
     threads.share_cores(workers)
     threads.disable_opencv_threads()
-    from blemish_core.models.loading import load_detector
+    threads.disable_blas_threads()
     from blemish_core.runtimes.choice import RuntimeChoice
+    from blemish_core.serving.loading import load_for_serving
 
-    _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
+    _, detector = load_for_serving(version, "cpu", RuntimeChoice(lanes=workers))
 
     def score(image: ImageInput) -> object:
         return detector.predict([detector.prepare(image.pixels(ImageLimits()))])

@@ -33,6 +33,7 @@ def main() -> None:
         from blemish_core.settings import resolve_device
         from blemish_workers.runner.context import make_job_context
     threads.disable_opencv_threads()
+    threads.disable_blas_threads()
 
     def measure(context: JobContext) -> None:
         # Imported on demand: it loads all detectors, and the speed is mostly known.

@@ -4,10 +4,15 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+_Result = TypeVar("_Result")
 
 _thread = threading.local()
 
@@ -22,17 +27,15 @@ def use_passive_waiting() -> None:
 
 
 def share_cores(lanes: int) -> None:
-    """Limit OpenMP and NumPy's BLAS to an equal share of the cores for each of ``lanes`` compute threads.
+    """Limit OpenMP to an equal share of the cores for each of ``lanes`` concurrent compute threads.
 
-    Call this before torch is imported: later settings apply to the calling thread only. NumPy may be
-    imported already. Without a limit, its matrix products in one lane wait for those in another.
+    Call this before torch is imported: later settings apply to the calling thread only.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // lanes)))
-    threadpool_limits(compute_threads(), user_api="blas")
 
 
 def compute_threads() -> int:
-    """Return the number of threads of one computation: torch's, or as many as NumPy's BLAS takes.
+    """Return the number of threads of one computation: torch's, or the share of a lane.
 
     It is the number of cores inside ``all_cores``.
     """
@@ -52,6 +55,17 @@ def disable_opencv_threads() -> None:
     cv2.setNumThreads(0)
 
 
+def disable_blas_threads() -> None:
+    """Make matrix products of NumPy run in the calling thread, although NumPy is imported already.
+
+    OpenBLAS's idle threads spin for a while, on cores that the network and the search need, and products
+    in several lanes wait for each other. The search divides its own work among the threads.
+    """
+    import numpy  # noqa: F401  # BLAS must be loaded
+
+    threadpool_limits(1, user_api="blas")
+
+
 @contextmanager
 def all_cores() -> Iterator[None]:
     """Let computations of the calling thread use all cores within the block, not only its share."""
@@ -66,3 +80,18 @@ def all_cores() -> Iterator[None]:
 def has_all_cores() -> bool:
     """Return whether the calling thread is in an ``all_cores`` block."""
     return getattr(_thread, "has_all_cores", False)
+
+
+def divided(work: Callable[[int, int], _Result], count: int) -> list[_Result]:
+    """Call ``work`` in ``compute_threads`` threads with the start and the end of each one's share."""
+    threads = min(compute_threads(), count)
+    if threads == 1:
+        return [work(0, count)]
+    edges = [count * part // threads for part in range(threads + 1)]
+    return list(_threads(os.getpid()).map(work, edges[:-1], edges[1:]))
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Return the threads of this process; a fork does not inherit threads."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="compute")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish_core.platform.threads import divided
+
 if TYPE_CHECKING:
     from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
 
@@ -78,7 +80,8 @@ class ServedBank:
         if self._lists is not None:
             units = np.ones(1, np.float32) if expected is None else expected
             return self._find_farthest(patches, self._lists, *self._lists.search(patches, grid), units)
-        distances, rows = self._exact(patches)
+        parts = divided(lambda start, end: self._exact(patches[start:end]), len(patches))
+        distances, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
         if expected is not None:
             distances = distances / expected
         return NearestEntries(distances, rows, int(distances.argmax()))

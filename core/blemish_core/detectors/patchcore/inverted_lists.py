@@ -10,22 +10,16 @@ distances are those of the entries themselves. An exact search is possible too, 
 an entry and its code bounds the error.
 """
 
-import os
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.detectors.patchcore.code_scan import nearest_code, nearest_entry
-from blemish_core.platform.threads import compute_threads
+from blemish_core.platform.threads import divided
 
 Floats = NDArray[np.float32]
-
-_Result = TypeVar("_Result")
 
 # The number of lists grows with the square root of the entries, which balances the search for lists against
 # the search in them. More probes are slower and more exact. Compare with bench_neighbours.
@@ -123,7 +117,7 @@ class InvertedLists:
                 rows,
             )
 
-        _parallel(scan, len(cells))
+        divided(scan, len(cells))
         return distances, rows
 
     def closest(self, patch: Floats, bound: float, row: int) -> tuple[float, int]:
@@ -145,7 +139,7 @@ class InvertedLists:
                 row,
             )
 
-        distance, nearest = min(_parallel(scan, len(self._codes)))
+        distance, nearest = min(divided(scan, len(self._codes)))
         return float(distance), nearest
 
     def _to_lists(self, points: Floats) -> Floats:
@@ -163,18 +157,3 @@ def _cells(grid: tuple[int, int]) -> NDArray[np.int64]:
     below, right = np.minimum(above + 1, rows - 1), np.minimum(left + 1, columns - 1)
     corners = [row * columns + column for row in (above, below) for column in (left, right)]
     return np.stack([corner.ravel() for corner in corners], axis=1)
-
-
-def _parallel(work: Callable[[int, int], _Result], count: int) -> list[_Result]:
-    """Call ``work`` in threads with the start and the end of each one's share of ``count``."""
-    threads = min(compute_threads(), count)
-    if threads == 1:
-        return [work(0, count)]
-    edges = [count * part // threads for part in range(threads + 1)]
-    return list(_threads(os.getpid()).map(work, edges[:-1], edges[1:]))
-
-
-@cache
-def _threads(process: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a fork does not inherit threads."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="lists")
